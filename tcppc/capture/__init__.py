@@ -1,0 +1,1 @@
+"""The capture path: sockets to sessions to the data file."""

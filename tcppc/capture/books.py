@@ -1,0 +1,137 @@
+"""The books: what strangers may use, what they do use, and what became of every session.
+
+One lock guards every number here. Each accepted session ends in exactly one of `recorded`, `open` and
+`dropped`; what a bound refuses or cuts and what the kernel lost is counted by its cause. A refused session is
+recorded too (closed: limit), so `refused` is a reason, not a loss.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+
+from tcppc.config import Limits
+
+# What a session costs beside its payload bytes, measured with tracemalloc on CPython 3.11: the Session with its
+# addresses and numbers, and its place in the queue; and each payload's tuple, integer and bytes header.
+SESSION_CHARGE = 1024
+PAYLOAD_CHARGE = 160
+
+
+def source_key(address: str) -> str | bytes:
+    """Who counts as one source: an IPv4 address, or the /64 of an IPv6 address."""
+    return socket.inet_pton(socket.AF_INET6, address)[:8] if ":" in address else address
+
+
+class Books:
+    """Bounds and counts, shared by the servers and the writer."""
+
+    def __init__(self, limits: Limits, threads: int = 1 << 20) -> None:
+        self._lock = threading.Lock()
+        self.open = 0
+        self.accepted = 0
+        self.held = 0  # bytes of the memory bound in use
+        self.refused: Counter[str] = Counter()  # sessions: sessions, source, memory, threads
+        self.dropped: Counter[str] = Counter()  # sessions that reached no file: disk, memory, error
+        self.errors: Counter[str] = Counter()  # accept errors by name, kernel_udp_drops, log lines lost
+        self.scarce = "memory"  # why memory is out, where it is: "disk" while the disk takes nothing
+        self.truncated: Counter[str] = (
+            Counter()
+        )  # sessions that a bound cut: session_bytes, session_payloads, memory, disk
+        self._sources: dict[str | bytes, int] = {}
+        self.set_limits(limits, threads)
+
+    def set_limits(self, limits: Limits, threads: int | None = None) -> None:
+        """New bounds; `threads` is how many sessions the machine has descriptors and threads for."""
+        with self._lock:
+            if threads is not None:
+                self._threads = threads
+            self.limits = limits
+            self.max_sessions = max(1, min(limits.sessions, self._threads))
+            self.max_source = limits.sessions_per_source or max(1, self.max_sessions // 2)
+
+    def enter(self, key: str | bytes) -> str:
+        """A session of this source begins: "" or the name of the bound that refuses it. Either way the session
+        is accepted, open and charged with SESSION_CHARGE, unless the bound is memory."""
+        with self._lock:
+            self.accepted += 1
+            self.open += 1
+            count = self._sources.get(key, 0)
+            self._sources[key] = count + 1
+            if self.held + SESSION_CHARGE > self.limits.memory:
+                bound = self.scarce
+            else:
+                self.held += SESSION_CHARGE
+                if self.open > self.max_sessions:
+                    bound = "sessions"
+                elif count >= self.max_source:
+                    bound = "sessions_per_source"
+                else:
+                    return ""
+            self.refused[bound] += 1
+            return bound
+
+    def refuse(self, bound: str) -> None:
+        """A session is refused by a bound that is not kept here."""
+        with self._lock:
+            self.refused[bound] += 1
+
+    def leave(self, key: str | bytes) -> None:
+        """The session ended; its memory stays charged until `give`."""
+        with self._lock:
+            self.open -= 1
+            count = self._sources[key] - 1
+            if count:
+                self._sources[key] = count
+            else:
+                del self._sources[key]
+
+    def datagram(self, size: int) -> bool:
+        """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted."""
+        with self._lock:
+            self.accepted += 1
+            if self.held + size + SESSION_CHARGE > self.limits.memory:
+                self.dropped[self.scarce] += 1
+                return False
+            self.held += size + SESSION_CHARGE
+            return True
+
+    def take(self, size: int) -> bool:
+        """May `size` more bytes be held in memory?"""
+        with self._lock:
+            if self.held + size > self.limits.memory:
+                return False
+            self.held += size
+            return True
+
+    def give(self, size: int) -> None:
+        """`size` bytes are held no more."""
+        with self._lock:
+            self.held -= size
+
+    def drop(self, cause: str, sessions: int = 1) -> None:
+        """Sessions that will be in no file."""
+        with self._lock:
+            self.dropped[cause] += sessions
+
+    def cut(self, cause: str) -> None:
+        """A session's payloads are cut by a bound."""
+        with self._lock:
+            self.truncated[cause] += 1
+
+    def error(self, name: str, count: int = 1) -> int:
+        """Something went wrong `count` times; returns how often that makes."""
+        with self._lock:
+            self.errors[name] += count
+            return self.errors[name]
+
+    def summary(self) -> str:
+        """The counts in one line, those that are zero left out."""
+        with self._lock:
+            parts = [f"{self.accepted} accepted", f"{self.open} open"]
+            parts += [f"{count} refused ({name})" for name, count in sorted(self.refused.items())]
+            parts += [f"{count} truncated ({name})" for name, count in sorted(self.truncated.items())]
+            parts += [f"{count} dropped ({name})" for name, count in sorted(self.dropped.items())]
+            parts += [f"{count} {name}" for name, count in sorted(self.errors.items())]
+        return ", ".join(parts)

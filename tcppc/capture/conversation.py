@@ -1,0 +1,263 @@
+"""One TCP session, from the first read to the last, in its own thread.
+
+Only (time_ns, bytes) are collected here; lines are made in the writer. What a stranger may use is bounded: idle
+time and duration by the clock, bytes and payloads kept by `Limits`, memory by the books. What comes over a bound
+is read and counted, and not kept.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from time import time_ns
+
+from tcppc.capture import tls as tls_layer
+from tcppc.capture.books import PAYLOAD_CHARGE, Books
+from tcppc.capture.intake import SECURED, Intake
+from tcppc.capture.sockets import set_receive_timeout
+from tcppc.protocols.client_hello import looks_like
+from tcppc.records import TLS, Session
+
+# The first reads are small, so that an open connection that says little holds little memory; one that fills
+# them gets large ones.
+FIRST_READ = 4096
+LARGE_READ = 65536
+# Where bytes go that are counted only. All threads write to it, nobody reads it.
+_NOWHERE = bytearray(LARGE_READ)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a session is served under; a reload makes new ones for later sessions. Times are nanoseconds."""
+
+    timeout: int
+    duration: int
+    session_bytes: int
+    session_payloads: int
+    tls_mode: str
+    context: ssl.SSLContext | None
+
+
+class Stopped(Exception):  # noqa: N818 - it is how a session ends, not an error
+    """The session has ended; `args[0]` is its `closed`."""
+
+
+class Conversation:
+    """Reads one connection to its end. `stopping` tells whether the sensor is ending it."""
+
+    __slots__ = ("_books", "_deadline", "_intake", "_review", "_room", "_server", "_sock", "_terms", "session")
+
+    def __init__(self, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
+        self.session = session
+        self._sock = sock
+        self._terms = terms
+        self._server = server
+        self._books: Books = server.books
+        self._intake: Intake = server.intake
+        self._room = terms.session_bytes
+        self._deadline = session.start + terms.duration
+        self._review = self._deadline - terms.timeout  # from then on reads must wait less than the idle timeout
+
+    def run(self) -> None:
+        """Serve to the end, and say in the session how it closed. Raises nothing."""
+        session = self.session
+        try:
+            if self._review < session.start:
+                self._shorten(session.start)
+            session.closed = self._listen()
+        except Stopped as end:
+            session.closed = end.args[0]
+        except BlockingIOError:
+            session.closed = "limit" if time_ns() >= self._deadline - 1_000_000 else "timeout"
+        except (ConnectionResetError, BrokenPipeError):
+            session.closed = "reset"
+        except OSError as problem:
+            session.closed = "shutdown" if self._server.stopping else "error"
+            self._books.error(f"read_{problem.errno}")
+        if self._terms.tls_mode == "on" and session.tls is None:
+            session.proto = "tls"
+            session.tls = TLS(error="the connection ended before a whole ClientHello")
+
+    def _ending(self) -> str:
+        return "shutdown" if self._server.stopping else "peer"
+
+    def _listen(self) -> str:
+        """Read plain TCP; returns how it closed. (A return, since raising would cost each session a microsecond.)"""
+        recv = self._sock.recv
+        session = self.session
+        payloads = session.payloads
+        tls_mode = self._terms.tls_mode
+        size = FIRST_READ
+        watching = tls_mode != "off"
+        talkative = self._intake.talkative
+        while not session.truncated:
+            data = recv(size)
+            if not data:
+                return self._ending()
+            now = time_ns()
+            self._keep(data, now)
+            if watching and payloads:
+                head = data if len(payloads) == 1 else b"".join([piece for _, piece in payloads])
+                looks = looks_like(head)
+                if looks or (looks is False and tls_mode == "on"):
+                    return self._secure(head)
+                watching = looks is None
+            if talkative:
+                self._tell(data)
+            if len(data) == size:
+                size = LARGE_READ
+        while size := self._sock.recv_into(_NOWHERE):
+            self._count(size)
+        return self._ending()
+
+    def _tell(self, data: bytes) -> None:
+        self._intake.tell(self.session, len(self.session.payloads), data)
+
+    def _count(self, size: int) -> None:
+        """`size` bytes were read and are not kept."""
+        self.session.bytes += size
+        if (now := time_ns()) > self._review:
+            self._shorten(now)
+
+    def _keep(self, data: bytes, now: int) -> None:
+        """Bytes of the session's payload came, at least one."""
+        session = self.session
+        payloads = session.payloads
+        size = len(data)
+        session.bytes += size
+        if session.truncated:
+            return
+        if size > self._room:
+            self._truncate("session_bytes")
+            data = data[: self._room]
+        elif len(payloads) >= self._terms.session_payloads:
+            self._truncate("session_payloads")
+            return
+        charge = len(data) + PAYLOAD_CHARGE
+        if not data or not self._books.take(charge):
+            if data:
+                self._truncate(self._books.scarce)
+            return
+        self._room -= len(data)
+        session.charge += charge
+        payloads.append((now, data))
+        if now > self._review:
+            self._shorten(now)
+
+    def _truncate(self, bound: str) -> None:
+        if not self.session.truncated:
+            self.session.truncated = True
+            self._books.cut(bound)
+
+    def _shorten(self, now: int) -> None:
+        """The longest duration ends before the idle timeout would: read no longer than that."""
+        left = self._deadline - now
+        if left <= 0:
+            raise Stopped("limit")
+        set_receive_timeout(self._sock, min(left, self._terms.timeout) / 1e9)
+
+    def _secure(self, head: bytes) -> str:
+        """The client speaks TLS, or has to: `head` is all it said so far, kept as payloads until the handshake
+        is done, and for good where it fails. Returns how the session closed."""
+        session = self.session
+        session.proto = "tls"
+        record = session.tls = TLS(hello=head)
+        if self._terms.context is None:
+            record.error = "no certificate to answer with"
+            return self._listen_on()
+        tunnel = tls_layer.Tunnel(self._terms.context)
+        try:
+            self._shake_hands(tunnel, head, record)
+        except ssl.SSLError as problem:
+            record.error = tls_layer.reason(problem)
+            self._send(tunnel, wait=False)
+            return "error"
+        except (OSError, Stopped):
+            record.error = "the connection ended within the handshake"
+            raise
+        self._forget_handshake(record, tunnel)
+        return self._listen_inside(tunnel)
+
+    def _listen_on(self) -> str:
+        while data := self._sock.recv(LARGE_READ):
+            self._keep(data, time_ns())
+        return self._ending()
+
+    def _shake_hands(self, tunnel: tls_layer.Tunnel, head: bytes, record: TLS) -> None:
+        """One idle timeout for the whole handshake, so that a trickle cannot stretch it."""
+        until = min(self.session.start + self._terms.timeout, self._deadline)
+        tunnel.feed(head)
+        while not tunnel.handshake():
+            self._send(tunnel)
+            data = self._sock.recv(FIRST_READ)
+            now = time_ns()
+            if not data:
+                raise Stopped(self._ending())
+            record.hello += data
+            self._keep(data, now)
+            if now > until:
+                raise BlockingIOError
+            if len(record.hello) > tls_layer.MOST_HANDSHAKE_BYTES:
+                raise Stopped("limit")
+            tunnel.feed(data)
+        self._send(tunnel)
+
+    def _forget_handshake(self, record: TLS, tunnel: tls_layer.Tunnel) -> None:
+        """The handshake went well: payloads are what comes inside it from now on."""
+        session = self.session
+        record.version, record.cipher = tunnel.version, tunnel.cipher
+        freed = sum(len(data) + PAYLOAD_CHARGE for _, data in session.payloads) - len(record.hello)
+        self._books.give(freed)
+        session.charge -= freed
+        session.payloads.clear()
+        session.bytes = 0
+        session.truncated = False
+        self._room = self._terms.session_bytes
+        if self._intake.talkative:
+            self._intake.tell(session, SECURED)
+
+    def _listen_inside(self, tunnel: tls_layer.Tunnel) -> str:
+        try:
+            while (data := tunnel.read()) != b"":
+                if data is None:
+                    self._send(tunnel)
+                    raw = self._sock.recv(LARGE_READ)
+                    if not raw:
+                        break
+                    tunnel.feed(raw)
+                    if (now := time_ns()) > self._review:
+                        self._shorten(now)
+                    continue
+                self._keep(data, time_ns())
+                if self._intake.talkative:
+                    self._tell(data)
+        except ssl.SSLError as problem:
+            if self.session.tls:
+                self.session.tls.error = tls_layer.reason(problem)
+            return "error"
+        finally:
+            tunnel.goodbye()
+            self._send(tunnel, wait=False)
+        return self._ending()
+
+    def _send(self, tunnel: tls_layer.Tunnel, wait: bool = True) -> None:
+        """What the tunnel owes the client; bounded by the socket's SO_SNDTIMEO, or not waiting at all."""
+        data = tunnel.to_send()
+        if not data:
+            return
+        if wait:
+            self._sock.sendall(data)
+            return
+        try:
+            self._sock.send(data, socket.MSG_DONTWAIT)
+        except OSError:  # a goodbye that the client does not want to hear
+            return
+
+
+class Server:
+    """What a conversation needs of its server."""
+
+    books: Books
+    intake: Intake
+    stopping: bool

@@ -1,0 +1,81 @@
+"""The queue between the capturing threads and the writer.
+
+Any thread puts, one thread takes. What is in it is bounded in bytes by the books: a session is charged before
+it comes here. Events, which only make log lines, are bounded in number, and what is over is counted.
+A deque's append and popleft are atomic, so that putting costs no lock; the writer is woken only where it sleeps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+from tcppc.records import Session
+
+# Log lines that may wait; a writer that is this far behind has better things to do than to talk.
+MOST_EVENTS = 100_000
+
+
+class Event(NamedTuple):
+    """Something to say in the log, as it was when it happened: the session may change before it is said.
+
+    `number` is the count of payloads with this one, or ESTABLISHED or SECURED; `open` how many sessions there are.
+    """
+
+    session: Session
+    proto: str
+    number: int
+    data: bytes
+    open: int
+
+
+ESTABLISHED = -1
+SECURED = -2
+
+Item = Session | Event
+
+
+class Intake:
+    """Sessions and events on their way to the writer."""
+
+    def __init__(self, talkative: bool = True) -> None:
+        self.talkative = talkative  # are events wanted?
+        self.events_lost = 0
+        self._items: deque[Item] = deque()
+        self._asleep = False
+        self._wake = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: Item) -> None:
+        """Hand over a session that has ended, or a datagram."""
+        self._items.append(item)
+        if self._asleep:
+            self._wake.set()
+
+    def tell(self, session: Session, count: int, data: bytes = b"", open_sessions: int = 0) -> None:
+        """Hand over an event; only where `talkative`."""
+        if len(self._items) > MOST_EVENTS:
+            self.events_lost += 1  # approximate under races, which is good enough for log lines
+            return
+        self.put(Event(session, session.proto, count, data, open_sessions))
+
+    def wake(self) -> None:
+        """End the writer's sleep now."""
+        self._wake.set()
+
+    def wait(self, timeout: float) -> None:
+        """Sleep until there is something, `wake` is called or `timeout` seconds have passed."""
+        self._asleep = True
+        # Whoever put before the line above did not see a sleeper: look again before sleeping.
+        if not self._items:
+            self._wake.wait(timeout)
+        self._asleep = False
+        self._wake.clear()
+
+    def take(self, most: int) -> list[Item]:
+        """Up to `most` items in the order they came."""
+        items = self._items
+        return [items.popleft() for _ in range(min(most, len(items)))]

@@ -1,0 +1,137 @@
+"""Listening sockets: addresses, transparency, original destinations, kernel counters.
+
+Constants that CPython's socket module lacks are from the kernel's UAPI headers, named as there.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+
+IP_TRANSPARENT = 19  # linux/in.h
+IP_RECVORIGDSTADDR = IP_ORIGDSTADDR = 20
+IPV6_TRANSPARENT = 75  # linux/in6.h
+IPV6_RECVORIGDSTADDR = IPV6_ORIGDSTADDR = 74
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_RXQ_OVFL = 40
+SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8  # linux/sock_diag.h: the ninth of its u32 values
+_SK_MEMINFO_VARS = 9
+
+# The kernel cuts it down to net.core.somaxconn; it is a u32 there and an int here.
+LARGEST_BACKLOG = 0x7FFFFFFF
+
+_TIMEVAL = struct.Struct("ll")
+
+Address = tuple[socket.AddressFamily, str]
+
+
+class ListenError(OSError):
+    """A socket that could not be opened, in one line."""
+
+
+def resolve(hosts: Iterable[str]) -> list[Address]:
+    """Addresses, without repeats, of IPv4 and IPv6 literals and names; ListenError for a name that has none."""
+    found: list[Address] = []
+    for host in hosts:
+        try:
+            answers = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else "it is no host name"
+            raise ListenError(
+                f"cannot listen on {host!r}: {reason}; expected an address or a name of this host"
+            ) from None
+        for family, _, _, _, address in answers:
+            if family in (socket.AF_INET, socket.AF_INET6) and (family, str(address[0])) not in found:
+                found.append((family, str(address[0])))
+    return found
+
+
+def shown(address: str, port: int) -> str:
+    """host:port, an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def plain(address: str) -> str:
+    """An address as records show it: IPv4-mapped as IPv4, without a zone index."""
+    if address.startswith("::ffff:") and "." in address:
+        return address[7:]
+    return address.partition("%")[0]
+
+
+def set_transparent(sock: socket.socket) -> bool:
+    """IP_TRANSPARENT and IPV6_TRANSPARENT (CAP_NET_ADMIN); False where the process may not."""
+    try:
+        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    except OSError as problem:
+        if problem.errno in (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT):
+            return False
+        raise
+    return True
+
+
+def set_v6only(sock: socket.socket, alone: bool) -> None:
+    """A dual-stack socket where no IPv4 address is listened on beside it."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone else 1)
+
+
+def want_destinations(sock: socket.socket) -> None:
+    """Each datagram comes with the address it was sent to, and with the count of those lost before it."""
+    sock.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+
+
+def set_receive_buffer(sock: socket.socket, size: int) -> int:
+    """Ask for `size` bytes, past net.core.rmem_max where the process may; returns what is in force."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    # The kernel doubles what is asked, for its own overhead (socket(7)), and reports the double.
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+def set_receive_timeout(sock: socket.socket, seconds: float) -> None:
+    """SO_RCVTIMEO: recv() gives EAGAIN after that long; accepted sockets inherit it. One system call a read,
+    where settimeout() costs two."""
+    microseconds = max(1, round(seconds * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
+
+
+def set_send_timeout(sock: socket.socket, seconds: float) -> None:
+    """SO_SNDTIMEO: as set_receive_timeout, for a client that does not read."""
+    microseconds = max(1, round(seconds * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
+
+
+def destination(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[str, int] | None:
+    """Address and port of an IP_ORIGDSTADDR or IPV6_ORIGDSTADDR message (sockaddr_in, sockaddr_in6)."""
+    for level, kind, data in ancillary:
+        if kind == IP_ORIGDSTADDR and level == socket.SOL_IP:
+            return socket.inet_ntoa(data[4:8]), data[2] << 8 | data[3]
+        if kind == IPV6_ORIGDSTADDR and level == socket.IPPROTO_IPV6:
+            return plain(socket.inet_ntop(socket.AF_INET6, data[8:24])), data[2] << 8 | data[3]
+    return None
+
+
+def overflow(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+    """SO_RXQ_OVFL: datagrams that this socket has lost so far (u32, wraps); 0 where none is told."""
+    for level, kind, data in ancillary:
+        if kind == SO_RXQ_OVFL and level == socket.SOL_SOCKET:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
+
+
+def drops(sock: socket.socket) -> int:
+    """SO_MEMINFO: datagrams lost so far, also where no later one came to tell of them (u32, wraps)."""
+    data = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
+    values = struct.unpack(f"={len(data) // 4}I", data)
+    return values[_SK_MEMINFO_DROPS] if len(values) > _SK_MEMINFO_DROPS else 0

@@ -1,0 +1,208 @@
+"""The TCP server: accepts, admits, serves and never ends by itself."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import socketserver
+import threading
+from time import monotonic, time_ns
+from typing import Any
+
+from tcppc.capture import sockets
+from tcppc.capture.books import SESSION_CHARGE, Books, source_key
+from tcppc.capture.conversation import FIRST_READ, Conversation, Server, Terms
+from tcppc.capture.intake import ESTABLISHED, Intake
+from tcppc.capture.threads import Crew
+from tcppc.log import Log
+from tcppc.records import Session
+
+# accept(2) errors that are of one connection, which is gone: ask for the next one at once. All others (EMFILE,
+# ENFILE, ENOBUFS, ENOMEM, and what nobody foresaw) are the machine's, and asking again at once would spin.
+_OF_ONE_CONNECTION = {
+    errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,
+    errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
+}  # fmt: skip
+ACCEPT_PAUSE_SECONDS = 0.1
+SAY_AGAIN_SECONDS = 60.0
+SEND_TIMEOUT_SECONDS = 10.0
+
+Request = tuple[socket.socket, Any]
+
+
+class TCPServer(socketserver.ThreadingTCPServer, Server):
+    """One listening socket with its crew. `start` and `stop` are the caller's; `terms` may be replaced any time."""
+
+    allow_reuse_address = True
+    request_queue_size = sockets.LARGEST_BACKLOG
+    daemon_threads = True
+
+    def __init__(
+        self, address: sockets.Address, port: int, *, alone: bool, terms: Terms, books: Books, intake: Intake, log: Log
+    ) -> None:
+        self.address_family = address[0]
+        self.books = books
+        self.intake = intake
+        self.stopping = False
+        self.transparent = False
+        self._log = log
+        self._alone = alone
+        self._stop = threading.Event()
+        self._sessions: dict[Session, socket.socket] = {}  # open ones; dict operations are atomic
+        self._said: dict[str, float] = {}
+        # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
+        super().__init__((address[1], port), socketserver.BaseRequestHandler)
+        self.set_terms(terms)
+        self._crew = Crew(f"tcp {self.name}", self._get, self._serve, self._refuse_for_threads, self._failed)
+
+    @property
+    def name(self) -> str:
+        """host:port as listened on."""
+        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def server_bind(self) -> None:
+        sockets.set_v6only(self.socket, self._alone)
+        self.transparent = sockets.set_transparent(self.socket)
+        super().server_bind()
+
+    def set_terms(self, terms: Terms) -> None:
+        """For sessions accepted from now on. The listener's time-outs are what accepted sockets inherit."""
+        self.terms = terms
+        sockets.set_receive_timeout(self.socket, terms.timeout / 1e9)
+        sockets.set_send_timeout(self.socket, min(SEND_TIMEOUT_SECONDS, terms.timeout / 1e9))
+
+    def start(self) -> None:
+        self._crew.start()
+
+    def stop(self) -> None:
+        """Accept no more and wake every session; each ends as `closed: shutdown`. May be called twice."""
+        self.stopping = True
+        self._crew.stop()
+        self._stop.set()
+        _wake(self.socket)
+        for sock in list(self._sessions.values()):
+            _wake(sock)
+
+    def join(self, timeout: float) -> int:
+        """Wait for the sessions; returns how many threads are left after `timeout` seconds."""
+        left = self._crew.join(timeout)
+        self.server_close()
+        return left
+
+    def server_close(self) -> None:
+        self.socket.close()
+
+    def _get(self) -> Request | None:
+        """The next connection, or None for "ask again"."""
+        try:
+            return self.get_request()
+        except BlockingIOError:  # the inherited SO_RCVTIMEO
+            return None
+        except OSError as problem:
+            if not self.stopping:
+                self._accept_failed(problem)
+            return None
+
+    def _accept_failed(self, problem: OSError) -> None:
+        name = errno.errorcode.get(problem.errno or 0, str(problem.errno))
+        count = self.books.error(f"accept_{name}")
+        if monotonic() - self._said.get(name, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._said[name] = monotonic()
+            self._log(
+                f"Failed to accept a new connection: {name}: {problem.strerror} ({count} times so far); going on."
+            )
+        if problem.errno not in _OF_ONE_CONNECTION:
+            self._stop.wait(ACCEPT_PAUSE_SECONDS)
+
+    def _serve(self, request: Request) -> None:
+        self.process_request(*request)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In this very thread: the crew has started a successor already."""
+        try:
+            self.finish_request(request, client_address)
+        finally:
+            request.close()
+
+    def _begin(self, sock: socket.socket, peer: Any) -> tuple[Session, str | bytes, str]:
+        """The session of a new connection, its source's key, and the bound that refuses it or ""."""
+        start = time_ns()
+        local = sock.getsockname()
+        src, dst = peer[0], local[0]
+        if self.address_family == socket.AF_INET6:
+            src, dst = sockets.plain(src), sockets.plain(dst)
+        session = Session("tcp", src, peer[1], dst, local[1], start)
+        key = source_key(src)
+        bound = self.books.enter(key)
+        if bound not in ("memory", "disk"):
+            session.charge = SESSION_CHARGE
+        return session, key, bound
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Record one connection from its first byte to its last."""
+        session, key, bound = self._begin(request, client_address)
+        if self.intake.talkative:
+            self.intake.tell(session, ESTABLISHED, open_sessions=self.books.open)
+        try:
+            if bound:
+                self._refuse(request, session)
+                return
+            self._sessions[session] = request
+            if self.stopping:  # stop() may have looked just before the line above
+                _wake(request)
+            Conversation(request, session, self.terms, self).run()
+        except Exception:
+            session.closed = "error"
+            raise
+        finally:
+            self._sessions.pop(session, None)
+            session.end = time_ns()
+            self.books.leave(key)
+            if session.charge:
+                self.intake.put(session)
+            else:
+                self.books.drop(bound)
+
+    def _refuse(self, sock: socket.socket, session: Session) -> None:
+        """Over a bound: keep what has come already, wait for nothing."""
+        session.closed = "limit"
+        try:
+            data = sock.recv(FIRST_READ, socket.MSG_DONTWAIT)
+        except OSError:  # nothing there yet, or gone already: the record says the rest
+            return
+        if data and session.charge and self.books.take(len(data)):
+            session.charge += len(data)
+            session.payloads.append((time_ns(), data))
+            session.bytes = len(data)
+
+    def _refuse_for_threads(self, request: Request) -> None:
+        """No thread could be started: this one records the connection as refused and goes back to accept."""
+        sock, address = request
+        try:
+            session, key, _ = self._begin(sock, address)
+            self._refuse(sock, session)
+            session.end = time_ns()
+            self.books.leave(key)
+            self.books.refuse("threads")
+            if session.charge:
+                self.intake.put(session)
+            else:
+                self.books.drop(self.books.scarce)
+        finally:
+            sock.close()
+
+    def _failed(self, problem: BaseException) -> None:
+        count = self.books.error("session_errors")
+        self._log(f"TCP: Failed: {type(problem).__name__}: {problem} ({count} times so far); the session is kept.")
+
+
+def _wake(sock: socket.socket) -> None:
+    """End a blocking accept or recv on this socket in another thread."""
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:  # closed or reset meanwhile: awake already
+        return

@@ -1,0 +1,147 @@
+"""The UDP server: one thread, one record a datagram."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from time import monotonic, sleep, time_ns
+from typing import Any
+
+from tcppc.capture import sockets
+from tcppc.capture.books import SESSION_CHARGE, Books
+from tcppc.capture.intake import Intake
+from tcppc.log import Log
+from tcppc.records import Session
+
+# Room for one sockaddr_in, one sockaddr_in6 and one u32, each with its header (cmsg(3)).
+_ANCILLARY = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(28) + socket.CMSG_SPACE(4)
+POLL_SECONDS = 1.0
+ERROR_PAUSE_SECONDS = 0.1
+SAY_AGAIN_SECONDS = 60.0
+
+
+class UDPServer(socketserver.ThreadingUDPServer):
+    """One socket and the thread that empties it; no thread a datagram, since nothing is waited for."""
+
+    allow_reuse_address = False  # on UDP it would let another process take our datagrams
+    max_packet_size = 65535
+    daemon_threads = True
+
+    def __init__(
+        self, address: sockets.Address, port: int, *, alone: bool, buffer: int, books: Books, intake: Intake, log: Log
+    ) -> None:
+        self.address_family = address[0]
+        self.buffer = buffer
+        self.transparent = False
+        self.stopping = False
+        self._alone = alone
+        self._books = books
+        self._intake = intake
+        self._log = log
+        self._drops = 0
+        self._said = -SAY_AGAIN_SECONDS
+        super().__init__((address[1], port), socketserver.BaseRequestHandler)
+        self._thread = threading.Thread(target=self.serve_forever, name=f"udp {self.name}", daemon=True)
+
+    @property
+    def name(self) -> str:
+        """host:port as listened on."""
+        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+
+    def server_bind(self) -> None:
+        sockets.set_v6only(self.socket, self._alone)
+        self.transparent = sockets.set_transparent(self.socket)
+        sockets.want_destinations(self.socket)
+        self.buffer = sockets.set_receive_buffer(self.socket, self.buffer)
+        sockets.set_receive_timeout(self.socket, POLL_SECONDS)
+        super().server_bind()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def serve_forever(self, poll_interval: float = POLL_SECONDS) -> None:
+        """Empty the socket until `stop`, and then what is still in it."""
+        while True:
+            try:
+                self._receive(0)
+            except BlockingIOError:  # SO_RCVTIMEO, or the socket was shut down
+                if self.stopping:
+                    return
+            except Exception as problem:
+                if self.stopping:
+                    return
+                self._failed(problem)
+                sleep(ERROR_PAUSE_SECONDS)
+
+    def _receive(self, flags: int) -> None:
+        """Read until nothing comes for a while (BlockingIOError)."""
+        recvmsg = self.socket.recvmsg
+        most = self.max_packet_size
+        name = self.socket.getsockname()
+        own = (sockets.plain(name[0]), name[1])
+        six = self.address_family == socket.AF_INET6
+        put, admit = self._intake.put, self._books.datagram
+        while True:
+            data, ancillary, _, peer = recvmsg(most, _ANCILLARY, flags)
+            now = time_ns()
+            if not data and self.stopping and peer is None:
+                raise BlockingIOError
+            size = len(data)
+            if len(ancillary) > 1:
+                self._overflow(ancillary)
+            if not admit(size):
+                continue
+            dst, dport = sockets.destination(ancillary) or own
+            src = sockets.plain(peer[0]) if six else peer[0]
+            session = Session("udp", src, peer[1], dst, dport, now, [(now, data)], size)
+            session.charge = size + SESSION_CHARGE
+            put(session)
+
+    def _overflow(self, ancillary: Any) -> None:
+        if total := sockets.overflow(ancillary):
+            self._count_drops(total)
+
+    def _count_drops(self, total: int) -> None:
+        """`total` is a u32 that wraps."""
+        lost = (total - self._drops) & 0xFFFFFFFF
+        if not lost:
+            return
+        self._drops = total
+        count = self._books.error("kernel_udp_drops", lost)
+        if monotonic() - self._said >= SAY_AGAIN_SECONDS:
+            self._said = monotonic()
+            self._log(
+                f"UDP: {count} datagrams lost by the kernel so far: its buffer of {self.buffer} bytes was full; "
+                "raise capture.udp_buffer, and net.core.rmem_max where CAP_NET_ADMIN is missing."
+            )
+
+    def _failed(self, problem: Exception) -> None:
+        count = self._books.error("udp_errors")
+        if monotonic() - self._said >= SAY_AGAIN_SECONDS:
+            self._said = monotonic()
+            self._log(f"Failed to read UDP message: {problem} ({count} times so far); going on.")
+
+    def stop(self) -> None:
+        """Read what has arrived, then end. May be called twice."""
+        self.stopping = True
+        sockets.set_receive_timeout(self.socket, 0.001)
+        try:
+            self.socket.shutdown(socket.SHUT_RD)
+        except OSError:  # ENOTCONN on an unconnected socket, which wakes the reader all the same
+            return
+
+    def join(self, timeout: float) -> int:
+        """Wait for the thread; 1 where it has not ended after `timeout` seconds."""
+        if self._thread.ident:
+            self._thread.join(timeout)
+        self.count_lost()
+        self.server_close()
+        return int(self._thread.is_alive())
+
+    def count_lost(self) -> None:
+        """Count also what was lost after the last datagram that came through."""
+        try:
+            self._count_drops(sockets.drops(self.socket))
+        except OSError:  # a kernel before 4.12 has no SO_MEMINFO: SO_RXQ_OVFL told all but the last
+            return

@@ -1,0 +1,216 @@
+"""argv to one call each: the only place that parses arguments, prints usage, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from tcppc import __version__, config, daemon
+from tcppc.capture import sockets
+
+PROGRAM = "tcppc"
+
+
+class Exit(enum.IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+
+
+class UsageError(Exception):
+    """What was wrong with the arguments, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+# Flag names, the setting they set, and argparse's own words. One dash or two, as Go's flag package takes them.
+_SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] = (
+    (("-H",), ("tcppc", "host"), {"action": "append", "metavar": "HOST"}),
+    (("-p",), ("tcppc", "port"), {"metavar": "PORT"}),
+    (("-t",), ("tcppc", "timeout"), {"metavar": "SECONDS"}),
+    (("-w",), ("tcppc", "tcpFileFmt"), {"metavar": "FILE"}),
+    (("-T",), ("tcppc", "rotInt"), {"metavar": "SECONDS"}),
+    (("-offset",), ("tcppc", "rotOffset"), {"metavar": "SECONDS"}),
+    (("-z",), ("tcppc", "timezone"), {"metavar": "ZONE"}),
+    (("-R", "-nofile"), ("tcppc", "maxFdNum"), {"metavar": "NUMBER"}),
+    (("-C",), ("tcppc", "x509Cert"), {"metavar": "FILE"}),
+    (("-K",), ("tcppc", "x509Key"), {"metavar": "FILE"}),
+    (("-L",), ("tcppc", "logFile"), {"metavar": "FILE"}),
+    (("-tls",), ("capture", "tls"), {"metavar": "off|on|auto"}),
+    (("-sensor",), ("capture", "sensor"), {"metavar": "NAME"}),
+    (("-q", "-quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
+    (("-format",), ("files", "format"), {"metavar": "full|classic"}),
+    (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
+    (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),
+)
+
+_EXAMPLES = """\
+examples:
+  tcppc -w 'data/tcppc-%Y%m%d.jsonl' -T 86400      one data file a day
+  tcppc -H 0.0.0.0 -H :: -p 2323 -q                IPv4 and IPv6, no log line a session
+  tcppc -c /etc/tcppc.toml                         settings from a file; flags win over it
+  tcppc -C server.crt -K server.key                TLS only, as tcppc-go does it
+
+commands (each has --help):
+{commands}
+"""
+
+
+def _both_dashes(names: Sequence[str]) -> list[str]:
+    """-p also as --p, -quiet also as --quiet: Go's flag package takes either."""
+    return [spelling for name in names for spelling in (name, "-" + name)]
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    for names, (section, key), words in _SETTINGS:
+        field = config.setting_of(section, key)
+        default = config.toml_value(field.default)
+        about = field.metadata["about"].replace("%", "%%")
+        if words.get("action") == "store_const":
+            text = "disable the TCP/TLS server" if key == "tcp" else "disable the UDP server" if key == "udp" else about
+        else:
+            text = f"{about} (default {default.replace('%', '%%')})"
+        shown = names if len(names[0]) == 2 and len(names) == 1 else [names[0], *(f"-{name}" for name in names[1:])]
+        hidden = [spelling for spelling in _both_dashes(names) if spelling not in shown]
+        dest = f"{section}.{key}"
+        parser.add_argument(*shown, dest=dest, help=text, default=None, **words)
+        parser.add_argument(*hidden, dest=dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **words)
+    parser.add_argument("-c", "--c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[tuple[str, str], tuple[str, Any]]:
+    given = vars(arguments)
+    return {
+        place: (names[0], given[f"{place[0]}.{place[1]}"])
+        for names, place, _ in _SETTINGS
+        if given.get(f"{place[0]}.{place[1]}") is not None
+    }
+
+
+def _parser(command: str, about: str, epilog: str) -> _Parser:
+    return _Parser(
+        prog=f"{PROGRAM} {command}".rstrip(),
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _serve(argv: Sequence[str]) -> int:
+    commands = "\n".join(f"  tcppc {name:<40}{about}" for name, (about, _) in COMMANDS.items())
+    parser = _parser("", COMMANDS["serve"][0], _EXAMPLES.format(commands=commands))
+    _add_settings(parser)
+    parser.add_argument("-v", "--v", "--version", action="store_true", dest="version", help="show version and exit")
+    parser.add_argument(
+        "--hints", action="store_true", help="once it serves, say on standard output what to type to try it"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        print(__version__)
+        return Exit.DONE
+    overrides = _overrides(arguments)
+
+    def started(sensor: daemon.Sensor) -> None:
+        if arguments.hints:
+            print(_hints(sensor), flush=True)
+
+    return daemon.serve(lambda: config.load(arguments.file, overrides), started)
+
+
+def _hints(sensor: daemon.Sensor) -> str:
+    """Where it listens, where the file is, what to type: for someone who sees tcppc for the first time."""
+    servers = sensor.servers
+    port = servers[0].server_address[1]
+    file = os.path.abspath(sensor.file.path) if sensor.file else "none (give -w FILE)"
+    return "\n".join(
+        [
+            "",
+            f"tcppc listens on {', '.join(dict.fromkeys(server.name for server in servers))}, TCP (TLS too) and UDP.",
+            f"Sessions go to   {file}",
+            "Try it from another terminal (Ctrl+C there ends what waits, Ctrl+C here ends tcppc):",
+            f"  echo hello | nc -w 1 127.0.0.1 {port}",
+            f"  echo hello | nc -u -w 1 127.0.0.1 {port}",
+            f"  curl -k -m 2 https://127.0.0.1:{port}/index",
+            f"  tail -n 3 {file}" if sensor.file else "",
+            "",
+        ]
+    )
+
+
+_CHECK_EXAMPLES = """\
+examples:
+  tcppc check -c /etc/tcppc.toml           is this configuration sound? print what is in force
+  tcppc check -p 2323 -w data.jsonl        the same for flags
+  tcppc check --records data.jsonl         does every line keep to the record's schema?
+"""
+
+
+def _check(argv: Sequence[str]) -> int:
+    parser = _parser("check", COMMANDS["check"][0], _CHECK_EXAMPLES)
+    _add_settings(parser)
+    parser.add_argument(
+        "--records", metavar="FILE", nargs="+", help="hold data files against the record's schema instead"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.records:
+        return _check_records(arguments.records)
+    found = config.load(arguments.file, _overrides(arguments))
+    daemon.check(found)
+    print(config.as_toml(found))
+    return Exit.DONE
+
+
+def _check_records(paths: Sequence[str]) -> int:
+    from tcppc import schema
+
+    bad = 0
+    for path in paths:
+        try:
+            lines, problems = schema.check_file(path)
+        except schema.SchemaError as problem:
+            raise UsageError(str(problem)) from None
+        except OSError as problem:
+            raise UsageError(f"{path}: cannot be read: {problem.strerror}") from None
+        for problem_line in problems:
+            print(f"{path}:{problem_line}", file=sys.stderr)
+        print(f"{path}: {lines} records, {len(problems)} not as the schema says")
+        bad += len(problems)
+    return Exit.FAILED if bad else Exit.DONE
+
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, tuple[str, Command]] = {
+    "serve": ("the sensor: capture TCP, TLS and UDP to JSON Lines (what tcppc alone does)", _serve),
+    "check": ("is this configuration, or this data file, sound?", _check),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; every expected error is one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = "serve"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}, or flags alone")
+        return COMMANDS[name][1](arguments)
+    except (UsageError, config.ConfigError) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return Exit.USAGE
+    except (daemon.StartError, sockets.ListenError) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return Exit.FAILED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.FAILED

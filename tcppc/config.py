@@ -1,0 +1,252 @@
+"""The configuration: defaults, then the TOML file, then flags; one frozen dataclass a section.
+
+Each setting is one field: its default, its converter and the words that `tcppc check` and conf/tcppc.toml show
+are its metadata, so that the file, the flags, the template and the printed configuration cannot drift apart.
+A value that is wrong is a ConfigError of one line: which file or flag, which key, what value, what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import toml
+
+from tcppc import clock, records
+from tcppc.values import Converter, choice, duration, size, switch, text, texts, whole
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class ConfigError(ValueError):
+    """One line for the person who wrote the configuration."""
+
+
+def setting(default: Any, convert: Converter, about: str) -> Any:
+    """A field with its converter and what it is for."""
+    return field(default=default, metadata={"convert": convert, "about": about})
+
+
+@dataclass(frozen=True)
+class Tcppc:
+    """What tcppc-go's file has, with its names; a file of tcppc-go works unchanged."""
+
+    host: tuple[str, ...] = setting(
+        ("0.0.0.0",), texts, 'addresses or names to listen on, one or a list; "::" alone takes IPv4 too'
+    )
+    port: int = setting(12345, whole(0, 65535), "TCP and UDP port to listen on; 0 takes a free one")
+    timeout: float = setting(60, duration(0.01, 86400), "seconds without a byte after which a TCP session is closed")
+    tcpFileFmt: str = setting("", text, "data file, with strftime(3) directives; empty: sessions are not kept")
+    rotInt: int = setting(0, whole(0, 366 * 86400), "seconds between new data files; 0: one file")
+    rotOffset: int = setting(
+        0, whole(-366 * 86400, 366 * 86400), "seconds that the change of files comes after the interval's start"
+    )
+    logFile: str = setting("", text, "log file; empty: standard error")
+    timezone: str = setting(
+        "Local", text, "zone of data file names and time stamps: Local or a name of the tz database"
+    )
+    maxFdNum: int = setting(0, whole(0, 1 << 30), "file descriptors to ask for; 0: as many as the hard limit gives")
+    x509Cert: str = setting("", text, "TLS certificate file (PEM); goes with x509Key")
+    x509Key: str = setting("", text, "TLS key file (PEM)")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What is listened for, and how."""
+
+    tcp: bool = setting(True, switch, "serve TCP")
+    udp: bool = setting(True, switch, "serve UDP")
+    tls: str = setting(
+        "",
+        choice("", "off", "on", "auto"),
+        "off, on, or auto (a ClientHello is recognised); empty: on with x509Cert, else auto",
+    )
+    sensor: str = setting("", text, "this sensor's name in every record; empty: the host's name")
+    quiet: bool = setting(False, switch, "no log lines for sessions")
+    state_dir: str = setting(
+        "", text, "where the self-made TLS certificate is kept; empty: /var/lib/tcppc or ~/.local/state/tcppc"
+    )
+    udp_buffer: int = setting(64 * MIB, size(4096, 1 << 30), "bytes of kernel buffer for datagrams not read yet")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What strangers may use."""
+
+    duration: float = setting(3600, duration(0.01, 30 * 86400), "seconds after which a session is closed however busy")
+    sessions: int = setting(
+        32768,
+        whole(1, 1 << 20),
+        "sessions open at once, each with its thread; less where descriptors or threads run out sooner",
+    )
+    sessions_per_source: int = setting(
+        0, whole(0, 1 << 20), "of them from one IPv4 address or IPv6 /64; 0: half of sessions"
+    )
+    session_bytes: int = setting(16 * MIB, size(0), "bytes kept of one session; what comes after is counted")
+    session_payloads: int = setting(65536, whole(1, 1 << 24), "payloads kept of one session")
+    memory: int = setting(
+        256 * MIB, size(64 * 1024), "bytes of payload in memory: open sessions and what waits for the disk"
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data files."""
+
+    format: str = setting("full", choice(*records.FORMATS), "full, or classic: tcppc-go's three keys alone")
+    file_bytes: int = setting(
+        4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
+    )
+    compress: str = setting("off", choice("off", "gzip", "zstd"), "closed data files are compressed")
+    keep_bytes: int = setting(0, size(0), "closed data files kept, oldest go first; 0: all")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole; `source` is the file it was read from, empty for none."""
+
+    tcppc: Tcppc = field(default_factory=Tcppc)
+    capture: Capture = field(default_factory=Capture)
+    limits: Limits = field(default_factory=Limits)
+    files: Files = field(default_factory=Files)
+    source: str = ""
+
+    @property
+    def tls_mode(self) -> str:
+        """off, on or auto, decided."""
+        return self.capture.tls or ("on" if self.tcppc.x509Cert else "auto")
+
+    @property
+    def sensor(self) -> str:
+        return self.capture.sensor or socket.gethostname()
+
+
+SECTIONS: dict[str, type] = {"tcppc": Tcppc, "capture": Capture, "limits": Limits, "files": Files}
+
+# A flag's value with the name that errors show: {("tcppc", "port"): ("-p", "12345")}
+Overrides = Mapping[tuple[str, str], tuple[str, Any]]
+
+
+def load(path: str = "", overrides: Overrides | None = None) -> Config:
+    """The effective configuration; ConfigError for anything that is not sound in itself."""
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for section, key, value in _file_values(path) if path else ():
+        values[section][key] = _convert(section, key, value, f"{path}: [{section}] {key} = {_shown(value)}")
+    for (section, key), (flag, value) in (overrides or {}).items():
+        values[section][key] = _convert(section, key, value, f"{flag} {_shown(value)}")
+    sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
+    config = Config(**sections, source=path)
+    _check_together(config, path or "the command line")
+    return config
+
+
+def _file_values(path: str) -> Iterator[tuple[str, str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            tables = toml.load(file)
+    except OSError as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem.strerror}; -c takes a TOML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; -c takes a TOML file") from None
+    except (toml.TomlDecodeError, IndexError, TypeError, ValueError) as problem:
+        # toml 0.10 lets an IndexError or TypeError through for some broken tables.
+        raise ConfigError(f"{path}: is not TOML: {' '.join(str(problem).split())}") from None
+    for section, table in tables.items():
+        if section not in SECTIONS or not isinstance(table, dict):
+            raise ConfigError(f"{path}: [{section}] is no section{_like(section, SECTIONS)}")
+        for key, value in table.items():
+            known = [item.name for item in fields(SECTIONS[section])]
+            if key not in known:
+                raise ConfigError(f"{path}: [{section}] has no setting {key}{_like(key, known)}")
+            yield section, key, value
+
+
+def _like(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value) if isinstance(value, str) else str(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _convert(section: str, key: str, value: Any, where: str) -> Any:
+    convert = setting_of(section, key).metadata["convert"]
+    try:
+        return convert(value)
+    except ValueError as problem:
+        raise ConfigError(f"{where}: expected {problem}") from None
+
+
+def setting_of(section: str, key: str) -> dataclasses.Field[Any]:
+    """The field of one setting: default, and `convert` and `about` in its metadata."""
+    return next(item for item in fields(SECTIONS[section]) if item.name == key)
+
+
+def _check_together(config: Config, where: str) -> None:
+    """What only several settings together can get wrong."""
+    given = config.tcppc
+    if bool(given.x509Cert) != bool(given.x509Key):
+        have, lack = ("-C", "-K") if given.x509Cert else ("-K", "-C")
+        raise ConfigError(
+            f"{where}: {have} is given without {lack}: a TLS certificate needs its key, expected both or none"
+        )
+    if config.capture.tls == "on" and not given.x509Cert:
+        raise ConfigError(
+            f"{where}: TLS is on without a certificate: expected x509Cert and x509Key (-C and -K), or auto"
+        )
+    if not config.capture.tcp and not config.capture.udp:
+        raise ConfigError(f"{where}: TCP and UDP are both disabled: there is nothing to serve")
+    try:
+        zone = clock.Zone(given.timezone)
+    except ValueError as problem:
+        raise ConfigError(f"{where}: timezone: {problem}; expected Local or a name such as Asia/Tokyo") from None
+    if given.tcpFileFmt.endswith("/") or (given.tcpFileFmt and not zone.format(given.tcpFileFmt, 0)):
+        raise ConfigError(f"{where}: tcpFileFmt {given.tcpFileFmt!r}: expected the name of a file, not of a folder")
+
+
+def as_toml(config: Config) -> str:
+    """The configuration as a file that `load` reads back to the same."""
+    lines = []
+    for name in SECTIONS:
+        lines.append(f"[{name}]")
+        section = getattr(config, name)
+        for item in fields(section):
+            value = getattr(section, item.name)
+            lines.append(f"{item.name} = {toml_value(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def toml_value(value: Any) -> str:
+    """One value as TOML; a list of one host as the plain string that tcppc-go's files have."""
+    if isinstance(value, tuple):
+        return toml_value(value[0]) if len(value) == 1 else f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)
+
+
+def changed(old: Config, new: Config, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Which of the settings in `names` ({section: keys}) differ, as `section.key`."""
+    return [
+        f"{section}.{key}"
+        for section, keys in names.items()
+        for key in keys
+        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+    ]
+
+
+def replace(config: Config, section: str, **values: Any) -> Config:
+    """A copy with some settings of one section changed."""
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})

@@ -1,0 +1,1 @@
+"""Pure decoders: bytes in, values out; no sockets, clocks or logs."""

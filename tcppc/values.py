@@ -1,0 +1,98 @@
+"""What a person writes in a setting, to the value the program uses: one converter a kind.
+
+A converter takes what TOML or a flag gives (a str from a flag) and returns the value, or raises ValueError
+with what would be right, in words that end the sentence "expected …".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+Converter = Callable[[Any], Any]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def text(value: Any) -> str:
+    """A string without control characters."""
+    if not isinstance(value, str):
+        raise ValueError('text in quotes, such as "text"')
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("text without control characters")
+    return value
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """One string or a list of at least one, none of them empty."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise ValueError('a name or address, or a list of them, such as ["0.0.0.0", "::"]')
+    return tuple(text(item) for item in items)
+
+
+def switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def choice(*names: str) -> Converter:
+    """One of `names`; an empty string among them stands for "decide by itself"."""
+
+    def convert(value: Any) -> str:
+        if value not in names:
+            shown = [name for name in names if name]
+            raise ValueError(", ".join(shown[:-1]) + f" or {shown[-1]}")
+        return str(value)
+
+    return convert
+
+
+def whole(low: int, high: int) -> Converter:
+    """A whole number from `low` to `high`."""
+
+    def convert(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,30}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return convert
+
+
+def size(low: int, high: int = 1 << 50) -> Converter:
+    """Bytes: a number, or text such as "64MiB", "500kB", "1G" (k M G T are powers of 1000, with i of 1024)."""
+
+    def convert(value: Any) -> int:
+        number = -1
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            base = 1024 if match[3] else 1000
+            number = int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+        if not low <= number <= high:
+            raise ValueError(f'a size from {low} to {high} bytes, such as 65536, "64KiB" or "1GB"')
+        return number
+
+    return convert
+
+
+def duration(low: float, high: float) -> Converter:
+    """Seconds: a number, or text such as "90s", "10m", "1h", "7d"."""
+
+    def convert(value: Any) -> float:
+        number = -1.0
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = float(value)
+        elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+            number = float(match[1]) * _SECONDS[match[2].lower()]
+        if not low <= number <= high:
+            raise ValueError(f'a duration from {low:g} to {high:g} seconds, such as 60, "90s" or "1h"')
+        return number
+
+    return convert

@@ -1,0 +1,28 @@
+"""Fixtures: sensors that are ended with the test that started them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Sensor
+
+Start = Callable[..., Sensor]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """start(*flags, **options) runs a sensor and waits until it serves; all are killed at the test's end."""
+    running: list[Sensor] = []
+
+    def begin(*flags: str, wait: bool = True, **options: Any) -> Sensor:
+        sensor = Sensor(tmp_path, *flags, **options)
+        running.append(sensor)
+        return sensor.started() if wait else sensor
+
+    yield begin
+    for sensor in running:
+        sensor.kill()

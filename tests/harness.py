@@ -1,0 +1,162 @@
+"""A real sensor for tests: its own process, a free port, a folder of its own, real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# How long a test waits for something that must happen; long, since nothing passes by waiting.
+PATIENCE = 30.0
+
+
+def wait_until(happened: Callable[[], Any], what: str) -> Any:
+    """Poll until `happened()` is true and return it; AssertionError with `what` when patience ends."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := happened():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+
+
+class Sensor:
+    """`python -m tcppc` with -w DIR/data.jsonl (or `file`) on a free port of 127.0.0.1 (or `hosts`)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        hosts: tuple[str, ...] = ("127.0.0.1",),
+        file: str = "data.jsonl",
+        prefix: tuple[str, ...] = (),
+        preexec: Callable[[], None] | None = None,
+        port: int = 0,
+    ) -> None:
+        self.folder = folder
+        self.file = folder / file
+        self._log_path = folder / f"log-{time.monotonic_ns()}"
+        arguments = [*prefix, sys.executable, "-m", "tcppc", "-p", str(port)]
+        for host in hosts:
+            arguments += ["-H", host]
+        if file:
+            arguments += ["-w", str(folder / file)]
+        environment = os.environ | {"STATE_DIRECTORY": str(folder / "state"), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._arguments = [*arguments, *flags]
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                self._arguments,
+                stderr=log,
+                stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=preexec,
+                cwd=Path(__file__).parent.parent,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8", errors="backslashreplace")
+
+    def started(self) -> Sensor:
+        """Wait until it serves all that it is to serve."""
+        self.said("Start T" if "-disable-udp-server" in self._arguments else "Start UDP server.")
+        return self
+
+    def said(self, text: str) -> str:
+        """Wait for a log line with this text; returns the log."""
+
+        def found() -> bool:
+            if text in self.log:
+                return True
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended with {self.process.returncode} before it said {text!r}:\n{self.log}")
+            return False
+
+        wait_until(found, f"the log line {text!r} in:\n{self.log}")
+        return self.log
+
+    @property
+    def port(self) -> int:
+        found = re.search(r"Listen: \S+:(\d+)\n", self.said("Listen: "))
+        assert found
+        return int(found[1])
+
+    def connect(self, host: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection((host, self.port), timeout=PATIENCE)
+
+    def send(self, data: bytes, host: str = "127.0.0.1") -> None:
+        """One whole session: send, end, wait for the sensor's end."""
+        with self.connect(host) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(4096):
+                    pass
+
+    def datagram(self, data: bytes, host: str = "127.0.0.1") -> int:
+        """Send one; returns the source port."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.sendto(data, (host, self.port))
+            return int(sock.getsockname()[1])
+
+    def lines(self) -> list[bytes]:
+        """All whole lines of the data file as it is now."""
+        if not self.file.exists():
+            return []
+        return self.file.read_bytes().split(b"\n")[:-1]
+
+    def records(self, count: int) -> list[dict[str, Any]]:
+        """Wait for at least `count` records and return all."""
+        wait_until(lambda: len(self.lines()) >= count, f"{count} records in {self.file}; log:\n{self.log[-3000:]}")
+        return [json.loads(line) for line in self.lines()]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far (proc(5), fields 14 and 15)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+
+def payload(record: dict[str, Any]) -> bytes:
+    """All payloads of a record, joined."""
+    return b"".join(b64decode(piece["data"]) for piece in record["payloads"])
+
+
+def tcppc(*arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "tcppc", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
