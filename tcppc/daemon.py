@@ -35,7 +35,7 @@ STACK_BYTES = 512 * 1024
 # Sessions are freed by reference counts; the cycle collector only needs to look now and then.
 GC_THRESHOLD = 50_000
 SESSIONS_SECONDS = 5.0
-WRITER_SECONDS = 10.0
+WRITER_SECONDS = 5.0
 
 # Settings that are read once: a reload says that they need a restart.
 _FIXED = {

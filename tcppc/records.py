@@ -14,7 +14,8 @@ import hashlib
 import json
 import random
 import struct
-from binascii import a2b_base64, b2a_base64
+from base64 import b64decode
+from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from socket import AF_INET6, IPPROTO_TCP, IPPROTO_UDP, inet_aton, inet_pton
@@ -155,6 +156,6 @@ def read_lines(lines: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
 def payload_bytes(record: dict[str, Any]) -> bytes:
     """All payloads of a record, joined; ValueError where it is not as the contract says."""
     try:
-        return b"".join(a2b_base64(payload["data"]) for payload in record["payloads"] or [])
+        return b"".join(b64decode(payload["data"], validate=True) for payload in record["payloads"] or [])
     except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"payloads are not as the record's contract says: {problem}") from None

@@ -97,12 +97,12 @@ class Sensor:
 
     def send(self, data: bytes, host: str = "127.0.0.1") -> None:
         """One whole session: send, end, wait for the sensor's end."""
-        with self.connect(host) as sock:
+        # A session that the sensor refuses or ends early is one too.
+        with self.connect(host) as sock, contextlib.suppress(OSError):
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionResetError):
-                while sock.recv(4096):
-                    pass
+            while sock.recv(4096):
+                pass
 
     def datagram(self, data: bytes, host: str = "127.0.0.1") -> int:
         """Send one; returns the source port."""

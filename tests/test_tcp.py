@@ -33,7 +33,9 @@ def test_a_session_is_one_record_with_what_was_sent(start: Start) -> None:
     assert record["closed"] == "peer"
     assert record["bytes"] == 12
     assert record["sensor"] == "tokyo-1"
-    assert record["timestamp"] <= record["payloads"][0]["timestamp"] <= record["payloads"][1]["timestamp"] <= record["end"]
+    assert (
+        record["timestamp"] <= record["payloads"][0]["timestamp"] <= record["payloads"][1]["timestamp"] <= record["end"]
+    )
 
 
 # glutton logged reads of exactly its buffer's size as nothing; tcppc-go's fork broke on a first read of one byte.

@@ -19,7 +19,9 @@ from tests.conftest import Start
 from tests.harness import PATIENCE, Sensor, payload
 
 
-def client(sensor: Sensor, data: bytes, context: ssl.SSLContext | None = None, name: str | None = None) -> ssl.SSLSocket:
+def client(
+    sensor: Sensor, data: bytes, context: ssl.SSLContext | None = None, name: str | None = None
+) -> ssl.SSLSocket:
     """One TLS session that sends `data`; returns the closed socket's last state."""
     context = context or lenient()
     with sensor.connect() as sock, context.wrap_socket(sock, server_hostname=name) as tls:

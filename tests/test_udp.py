@@ -22,7 +22,7 @@ def test_a_datagram_is_one_record(start: Start) -> None:
     }  # fmt: skip
     assert payload(record) == b"hello"
     assert record["bytes"] == 5
-    assert 'UDP: Received: ' in sensor.log
+    assert "UDP: Received: " in sensor.log
     assert '"hello" (5 bytes)' in sensor.log
 
 

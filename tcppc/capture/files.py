@@ -8,6 +8,7 @@ and the caller still has the lines.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -116,9 +117,9 @@ class DataFile:
         self._say(f"Created a session file: {path}")
 
     def write(self, lines: bytes) -> int:
-        """Append whole lines; returns how many bytes of them are in the file, always up to a line's end.
+        """Append whole lines; returns how many bytes of them are in the file, at least one line.
 
-        Less than all, or OSError, means the disk takes no more: nothing of the rest is in the file.
+        OSError where not even one fits: then nothing of them is in the file.
         """
         before = self._size
         written = os.write(self._fd, lines)
@@ -129,10 +130,12 @@ class DataFile:
         # Only what this very write left behind the last whole line goes: nobody else's bytes follow it.
         if os.fstat(self._fd).st_size == before + written:
             os.ftruncate(self._fd, before + whole)
+            self._size = before + whole
         else:
             self._size = os.fstat(self._fd).st_size + os.write(self._fd, b"\n")
-            return whole
-        self._size = before + whole
+        if not whole:
+            # write(2) tells why only when it takes nothing at all; a short write means that room ran out.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
         return whole
 
     def _leave(self, tell: bool = True) -> None:

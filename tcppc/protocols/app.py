@@ -1,17 +1,17 @@
 """What application protocol a session's first payload looks like: bytes in, a name or None out.
 
 Names are those of IANA's service registry or of Wireshark's filters. A wrong guess is worse than none: where
-several protocols begin with the same bytes (USER of FTP, POP3 and IRC) the answer is None. What the bytes mean
-is one table a transport, a row for each way a protocol begins: the first bytes, the name, and a check of what
-follows them. `guess` runs for every session, so the rows are filed under their first two bytes when the module
-is read, and protocols that begin with a free number are only tried where zero bytes hint at them.
-
+several protocols begin with the same bytes (USER of FTP, POP3 and IRC) the answer is None. What bytes mean is
+one table a transport, a row for each way a protocol begins: the first bytes, the name, and a check of what
+follows them. `guess` runs for every session, so rows are filed under their first two bytes when the module is
+read, and protocols that begin with a free number are only tried where zero bytes hint at them.
 Never looks at more than the first LOOK bytes; of the rest it knows the size alone.
 """
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 
 from tcppc.protocols import client_hello
@@ -27,7 +27,7 @@ _Rest = tuple[tuple[str, _Check], ...]
 
 
 def guess(data: bytes, proto: str) -> str | None:
-    """The lower-case name of what `data`, the first payload of a `proto` ("tcp", "tls", "udp") session, is."""
+    """The lower-case name of what `data` is, the first payload of a session over "tcp", "tls" or "udp"."""
     if not data:
         return None
     head = data[:LOOK]
@@ -35,7 +35,7 @@ def guess(data: bytes, proto: str) -> str | None:
     for prefixes, name, check in pairs.get(head[:2]) or singles[head[0]]:
         if head.startswith(prefixes) and (check is None or check(head, len(data))):
             return name
-    if b"\0\0" in head[:16]:
+    if head.find(b"\0\0", 0, 16) >= 0:
         for name, test in numbered:
             if test(head, len(data)):
                 return name
@@ -86,13 +86,13 @@ _SIP_METHODS = (  # RFC 3261 §7.1 and its extensions
     *(b"OPTIONS ", b"INVITE ", b"REGISTER ", b"ACK ", b"BYE ", b"CANCEL ", b"SUBSCRIBE ", b"NOTIFY "),
     *(b"INFO ", b"MESSAGE ", b"PUBLISH ", b"REFER ", b"UPDATE ", b"PRACK "),
 )
-_ALPHANUMERIC = _bytes(*b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _imap_command = re.compile(rb"[A-Za-z.]{0,4}\d{1,6} (?i:CAPABILITY\r|STARTTLS\r|LOGIN |AUTHENTICATE )").match
 
 
 def _http(head: bytes, size: int) -> bool:
-    target = head.find(b" ") + 1
-    return head.startswith((b"/", b"*", b"http://", b"https://"), target) or b" HTTP/" in head
+    """A target as HTTP has them is enough, but for the method that SIP and RTSP have too."""
+    plain = head.startswith((b"/", b"*", b"http://", b"https://"), head.find(b" ") + 1)
+    return (plain and head[0] != ord("O")) or b" HTTP/" in head
 
 
 def _imap(head: bytes, size: int) -> bool:
@@ -129,7 +129,7 @@ _TEXT: tuple[_Row, ...] = (
     ((b"00",), "git", _at(4, b"git-upload-pack ", b"git-receive-pack ")),
     ((b"<",), "xmpp", _holds(b"<stream:stream")),  # RFC 6120 §4.2
     ((b"PROXY TCP", b"\r\n\r\n\0\r\nQUIT\n"), "proxy", None),  # HAProxy's proxy-protocol.txt
-    (_ALPHANUMERIC, "imap", _imap),
+    (_bytes(*(string.ascii_letters + string.digits).encode()), "imap", _imap),
 )
 
 
@@ -140,7 +140,8 @@ _MODBUS_LENGTHS = {1: 6, 2: 6, 3: 6, 4: 6, 5: 6, 6: 6, 7: 2, 8: 6, 11: 2, 12: 2,
 # OP_QUERY, OP_MSG, OP_COMPRESSED, OP_INSERT, OP_COMMAND.
 _MONGODB_CODES = frozenset((2004, 2013, 2012, 2002, 2010))
 _LDAP_OPERATIONS = frozenset((0x42, 0x4A, 0x50, 0x60, 0x63, 0x66, 0x68, 0x6C, 0x6E, 0x77))
-_POSTGRESQL_CODES = (b"\0\3\0", b"\x04\xd2\x16\x2e", b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30")
+# Versions 3.0 and 3.2, CancelRequest, SSLRequest, GSSENCRequest; PostgreSQL's manual, Message Formats.
+_POSTGRESQL_CODES = (b"\0\3\0\0", b"\0\3\0\2", b"\4\xd2\x16\x2e", b"\4\xd2\x16\x2f", b"\4\xd2\x16\x30")
 
 
 def _sslv2(head: bytes, size: int) -> bool:
@@ -168,24 +169,9 @@ def _rdp(head: bytes, size: int) -> bool:
     return head[5:6] == b"\xe0" and (negotiates or head.startswith(b"Cookie: msts", 11))
 
 
-def _cotp(head: bytes, size: int) -> bool:
-    """A connection request, ISO 8073 §13.3, in one TPKT, RFC 1006 §6."""
-    return size >= 11 and head[5] == 0xE0 and _big(head, 2) == size == head[4] + 5
-
-
 def _mssql_prelogin(head: bytes, size: int) -> bool:
     """MS-TDS §2.2.6.5: a packet of that length whose first option is VERSION, of 6 bytes."""
     return size > 13 and _big(head, 2) == size and head[8:10] == b"\0\0" and head[11:13] == b"\0\6"
-
-
-def _mssql_login(head: bytes, size: int) -> bool:
-    """MS-TDS §2.2.6.4: the packet's length is told again in the login, without the header's 8 bytes."""
-    return size > 12 and _big(head, 2) - 8 == _little(head, 8)
-
-
-def _postgresql(head: bytes, size: int) -> bool:
-    """StartupMessage, CancelRequest, SSLRequest or GSSENCRequest; PostgreSQL's manual, Message Formats."""
-    return head.startswith(_POSTGRESQL_CODES, 4) and _big(head, 0, 4) == size
 
 
 def _ber(head: bytes) -> int:
@@ -268,11 +254,6 @@ def _dns(head: bytes, size: int) -> bool:
     return whole and _big(head, at + 3) & 0x7FFF in (1, 3, 4, 254, 255)  # classes; mDNS uses the top bit
 
 
-def _dns_record(head: bytes, size: int) -> bool:
-    """DNS behind its length, RFC 1035 §4.2.2."""
-    return _big(head, 0) == size - 2 and _dns(head[2:], size - 2)
-
-
 _BINARY: tuple[_Row, ...] = (
     ((b"\x16\x03",), "tls", lambda head, size: client_hello.looks_like(head) is True),
     (_bytes(0x80), "rpc", lambda head, size: _rpc(head[4:], size - 4)),  # in a record, RFC 5531 §11
@@ -281,12 +262,14 @@ _BINARY: tuple[_Row, ...] = (
     ((b"\3\0",), "rdp", _rdp),
     ((b"\3\0",), "s7comm", _at(4, b"\x02\xf0\x80\x32")),
     ((b"\3\0",), "t125", _at(4, b"\x02\xf0\x80\x7f\x65")),  # MCS Connect-Initial, T.125 §7
-    ((b"\3\0",), "cotp", _cotp),
+    # A connection request, ISO 8073 §13.3, in one TPKT, RFC 1006 §6
+    ((b"\3\0",), "cotp", lambda head, size: head[5:6] == b"\xe0" and _big(head, 2) == size == head[4] + 5),
     (_bytes(0), "smb", _at(4, b"\xffSMB", b"\xfeSMB", b"\xfdSMB", b"\xfcSMB")),  # MS-SMB2 §2.1, §2.2
     ((b"\x81\x00\x00\x44\x20",), "netbios-ssn", None),  # RFC 1002 §4.3.2
     ((b"\x12\x00", b"\x12\x01"), "mssql", _mssql_prelogin),
-    ((b"\x10\x01",), "mssql", _mssql_login),
-    ((b"\0\0",), "postgresql", _postgresql),
+    # A login tells the packet's length again, without the header's 8 bytes; MS-TDS §2.2.6.4.
+    ((b"\x10\x01",), "mssql", lambda head, size: _big(head, 2) - 8 == _little(head, 8) > 0),
+    ((b"\0\0",), "postgresql", lambda head, size: _big(head, 2) == size and head[4:8] in _POSTGRESQL_CODES),
     (_bytes(0x30), "ldap", _ldap),
     (_bytes(0x10), "mqtt", _mqtt),
     ((b"\4\1", b"\4\2"), "socks4", _socks4),
@@ -295,7 +278,7 @@ _BINARY: tuple[_Row, ...] = (
     (_bytes(5), "socks5", _socks5),
     ((b"CNXN",), "adb", _at(20, b"\xbc\xb1\xa7\xb1")),  # the command's bits inverted, AOSP's adb protocol.txt
     # IAC, WILL to DONT, and an option up to 49, as IANA has assigned them; RFC 854.
-    ((b"\xff\xfb", b"\xff\xfc", b"\xff\xfd", b"\xff\xfe"), "telnet", lambda head, size: b"" < head[2:3] < b"2"),
+    ((b"\xff\xfb", b"\xff\xfc", b"\xff\xfd", b"\xff\xfe"), "telnet", lambda head, _: b"" < head[2:3] < b"2"),
     ((b"\xff" * 16,), "bgp", _at(18, b"\1\4")),  # OPEN of version 4, RFC 4271 §4.2
     ((b"JDWP-Handshake",), "jdwp", None),
     ((b"JRMI\0\1", b"JRMI\0\2"), "rmi", _at(6, b"K", b"L", b"M")),  # Java RMI specification §10.2
@@ -309,7 +292,7 @@ _BINARY: tuple[_Row, ...] = (
     ((b"HELF",), "opcua", lambda head, size: _little(head, 4) == size),  # OPC 10000-6 §7.1.2
     ((b"\0\1n",), "epmd", lambda head, size: size == 3),
     (_bytes(0), "stun", _stun),
-    (_bytes(0, 1), "dns", _dns_record),
+    (_bytes(0, 1), "dns", lambda head, size: _big(head, 0) == size - 2 and _dns(head[2:], size - 2)),
 )
 _NUMBERED: _Rest = (("mongodb", _mongodb), ("modbus", _modbus))
 
@@ -364,8 +347,7 @@ def _ike(head: bytes, size: int) -> bool:
     return fresh and head[16:18] in (b"\1\x10", b"\x21\x20") and _big(head, 24, 4) == size
 
 
-_NTP_FIRST = _bytes(*[leap << 6 | version << 3 | 3 for leap in (0, 3) for version in (1, 2, 3, 4)])
-_NTP_QUERIES = _bytes(*[version << 3 | mode for version in (1, 2, 3, 4) for mode in (6, 7)])
+_NTP = _bytes(*[v << 3 | mode for v in (1, 2, 3, 4) for mode in (3, 0xC3, 6, 7)])  # 0xC0: clock not set
 
 _DATAGRAMS: tuple[_Row, ...] = (
     *_SIP,
@@ -387,7 +369,7 @@ _DATAGRAMS: tuple[_Row, ...] = (
     ((b"c\0", b"\4\0"), "enip", _enip),
     ((b"\xc8\2",), "l2tp", lambda head, size: 12 <= size == _big(head, 2)),  # RFC 2661 §3.1
     (_bytes(*range(0xC0, 0x100)), "quic", _quic),
-    (_NTP_FIRST + _NTP_QUERIES, "ntp", _ntp),
+    (_NTP, "ntp", _ntp),
     (_bytes(*range(0x40, 0x60)), "coap", _coap),
 )
 _NUMBERED_DATAGRAMS: _Rest = (

@@ -56,6 +56,8 @@ _JA4_NOTHING = "000000000000"
 _ALPHANUMERIC = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 _uint16 = struct.Struct("!H").unpack_from
+_extension_header = struct.Struct("!HH").unpack_from
+_record_header = struct.Struct("!BBBH").unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _join(data: bytes) -> tuple[int, bytes] | None:
     for _ in range(MAX_RECORDS):
         if len(data) < end + _RECORD_HEADER:
             break
-        kind, major, minor, size = struct.unpack_from("!BBBH", data, end)
+        kind, major, minor, size = _record_header(data, end)
         if kind != _HANDSHAKE or major != 3 or minor > 4:
             raise ValueError(f"a record of type {kind}, version {major}.{minor}, cuts the ClientHello off")
         if not 0 < size <= MAX_FRAGMENT:
@@ -232,11 +234,16 @@ class _Reader:
 
 def _extensions(block: bytes) -> list[tuple[int, bytes]]:
     """(type, body) of each extension, RFC 8446 §4.2."""
-    rest = _Reader(block)
     found = []
-    while rest.left():
-        kind = rest.number("extensions", 2)
-        found.append((kind, rest.vector(f"extension {kind}", 2)))
+    at, end = 0, len(block)
+    while at < end:
+        if end - at < 4:
+            raise ValueError(f"ClientHello whose extensions end within a header, {end - at} bytes of it")
+        kind, size = _extension_header(block, at)
+        at += 4 + size
+        if at > end:
+            raise ValueError(f"ClientHello whose extension {kind} is {at - end} bytes longer than the rest")
+        found.append((kind, block[at - size : at]))
     return found
 
 
@@ -280,8 +287,8 @@ def _real(numbers: Iterable[int]) -> list[int]:
     return [number for number in numbers if number not in _GREASE]
 
 
-def _hex_list(numbers: Iterable[int]) -> str:
-    return ",".join([f"{number:04x}" for number in numbers])
+def _hex_list(numbers: list[int]) -> str:
+    return struct.pack(f"!{len(numbers)}H", *numbers).hex(",", 2)
 
 
 def _ja4_hash(text: str) -> str:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcppc.capture.books import SESSION_CHARGE, Books, source_key
+from tcppc.config import Limits
+
+
+def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
+    assert source_key("192.0.2.1") != source_key("192.0.2.2")
+    assert source_key("2001:db8::1") == source_key("2001:db8::ffff:1")
+    assert source_key("2001:db8::1") != source_key("2001:db8:0:1::1")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60), st.integers(1, 6), st.integers(0, 4))
+def test_the_books_balance_whatever_comes_and_goes(steps: list[tuple[str, bool]], most: int, per_source: int) -> None:
+    books = Books(Limits(sessions=most, sessions_per_source=per_source, memory=20 * SESSION_CHARGE))
+    inside: list[tuple[str, str]] = []
+    for source, comes in steps:
+        if comes:
+            before = books.open
+            bound = books.enter(source)
+            inside.append((source, bound))
+            if before >= most:
+                assert bound in ("sessions", "memory")
+            elif sum(1 for name, _ in inside[:-1] if name == source) >= books.max_source:
+                assert bound in ("sessions_per_source", "memory")
+        elif inside:
+            name, bound = inside.pop()
+            books.leave(name)
+            if bound != "memory":
+                books.give(SESSION_CHARGE)
+        assert books.open == len(inside)
+    for name, bound in inside:
+        books.leave(name)
+        if bound != "memory":
+            books.give(SESSION_CHARGE)
+    assert (books.open, books.held) == (0, 0)
+    assert books._sources == {}
+
+
+def test_memory_is_never_held_over_its_bound() -> None:
+    books = Books(Limits(memory=100_000))
+    taken = sum(1000 for _ in range(200) if books.take(1000))
+    assert taken == books.held == 100_000
+    assert not books.datagram(1)
+    assert books.dropped["memory"] == 1
+    books.scarce = "disk"
+    assert books.enter("x") == "disk"
+
+
+def test_the_summary_names_what_is_not_zero() -> None:
+    books = Books(Limits(sessions=1))
+    books.enter("a")
+    books.enter("b")
+    books.error("accept_EMFILE", 3)
+    assert books.summary() == "2 accepted, 2 open, 1 refused (sessions), 3 accept_EMFILE"

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcppc.clock import Zone
+from tcppc.log import SHOWN_BYTES, Log, quote
+
+
+# Each pair was printed by Go's fmt.Printf("%q") of that []byte.
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"Hello, TCPPC\n", r'"Hello, TCPPC\n"'),
+        (b'nul\0\x01\xff\xe9\x7f\t\r\n"q"', r'"nul\x00\x01\xff\xe9\x7f\t\r\n\"q\""'),
+        ('x"y\\x00é'.encode(), r'"x\"y\\x00é"'),
+        (b"\a\b\f\v\\", r'"\a\b\f\v\\"'),
+        ("\u200b\u2028\U000e0001".encode(), r'"\u200b\u2028\U000e0001"'),
+        (b"", '""'),
+    ],
+)
+def test_payloads_are_quoted_as_go_quotes_them(data: bytes, shown: str) -> None:
+    assert quote(data) == shown
+
+
+@given(st.binary(max_size=300))
+def test_no_byte_of_a_stranger_reaches_the_terminal_raw(data: bytes) -> None:
+    shown = quote(data)
+    assert shown.isprintable()
+    assert shown.encode()
+
+
+def test_a_long_payload_is_cut_in_the_log() -> None:
+    assert quote(b"A" * (SHOWN_BYTES + 1)) == '"' + "A" * SHOWN_BYTES + '"...'
+
+
+def test_a_reader_that_does_not_read_costs_lines_and_no_time() -> None:
+    reader, writer = os.pipe()
+    log = Log(Zone("UTC"))
+    log._fd = writer
+    log._look()
+    line = "x" * 200
+    for _ in range(1000):  # three times what a pipe holds; a write that waited would hang here
+        log(line)
+    assert log.lost > 0
+    held = os.read(reader, 1 << 20).decode("ascii").splitlines()
+    assert len(held) + log.lost == 1000
+    assert all(text.endswith(line) for text in held)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_full_log_disk_is_counted_and_raises_nothing() -> None:
+    log = Log(Zone("UTC"), "/dev/full")
+    log("nobody will read this")
+    assert log.lost == 1
+
+
+def test_reopen_follows_a_file_that_was_moved(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(Zone("UTC"), str(path))
+    log("before")
+    path.rename(tmp_path / "log.1")
+    log("still before")
+    log.reopen()
+    log("after")
+    assert (tmp_path / "log.1").read_text(encoding="ascii").count("before") == 2
+    assert path.read_text(encoding="ascii").endswith("after\n")
+
+
+def test_lines_begin_as_gos_log_lines_do() -> None:
+    assert Log(Zone("Asia/Tokyo")).prefix(1_555_425_752 * 10**9) == "2019/04/16 23:42:32 "
