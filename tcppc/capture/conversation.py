@@ -21,7 +21,7 @@ from tcppc.records import TLS, Session
 
 # The first reads are small, so that an open connection that says little holds little memory; one that fills
 # them gets large ones.
-FIRST_READ = 4096
+FIRST_READ = 2048
 LARGE_READ = 65536
 # Where bytes go that are counted only. All threads write to it, nobody reads it.
 _NOWHERE = bytearray(LARGE_READ)

@@ -10,6 +10,7 @@ Shared state, all guarded by `_lock`: `_idle`, `_live`, `_stopping`. `_ended` is
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -56,9 +57,10 @@ class Crew(Generic[Connection]):
         self._start_thread()
 
     def _start_thread(self) -> None:
-        # Not joined one by one: `_live` counts them, and join() waits for it to be zero.
+        # Not threading.Thread: its object, event and bootstrap frames cost each open connection several kB, and
+        # start() waits for the new thread. `_live` counts the threads, and join() waits for it to be zero.
         try:
-            threading.Thread(target=self._work, name=self.name, daemon=True).start()
+            _thread.start_new_thread(self._work, ())
         except BaseException:
             with self._lock:
                 self._idle -= 1
