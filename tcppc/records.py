@@ -27,6 +27,8 @@ from tcppc.protocols import app, client_hello
 FORMATS = ("full", "classic")
 
 _PROTOCOL_NUMBERS = {"tcp": IPPROTO_TCP, "tls": IPPROTO_TCP, "udp": IPPROTO_UDP}
+# A str as JSON, ASCII only: what json.dumps of a str calls.
+_quote = json.encoder.encode_basestring_ascii
 _COMMUNITY_V4 = struct.Struct("!H4s4sBBHH")
 _COMMUNITY_V6 = struct.Struct("!H16s16sBBHH")
 _random_bits = random.SystemRandom().getrandbits
@@ -113,7 +115,7 @@ class Encoder:
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
         ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         truncated = ',"truncated":true' if session.truncated else ""
-        tls = f',"tls":{json.dumps(_tls(session.tls), separators=(",", ":"))}' if session.tls else ""
+        tls = f',"tls":{_tls(session.tls)}' if session.tls else ""
         name = app.guess(session.payloads[0][1], session.proto) if session.payloads else None
         guess = f',"app":"{name}"' if name else ""
         return (
@@ -122,20 +124,25 @@ class Encoder:
         )
 
 
-def _tls(tls: TLS) -> dict[str, Any]:
+def _tls(tls: TLS) -> str:
     """The record's `tls`; what cannot be decoded of the ClientHello is left out, its bytes never."""
-    said: dict[str, Any] = {"version": tls.version, "cipher": tls.cipher}
     raw, error = tls.hello, tls.error
+    said = {"version": tls.version, "cipher": tls.cipher}
+    alpn: tuple[str, ...] = ()
     try:
-        hello = client_hello.read(tls.hello)
+        hello = client_hello.read(raw) if raw else None
     except ValueError as problem:
         hello, error = None, error or str(problem)
     if hello:
-        raw = hello.raw
-        said |= {"sni": hello.sni, "alpn": list(hello.alpn), "ja3": hello.ja3, "ja4": hello.ja4}
-    said["client_hello"] = b2a_base64(raw, newline=False).decode("ascii")
+        raw, alpn, said["sni"] = hello.raw, hello.alpn, hello.sni
+        said["ja3"], said["ja4"] = hello.fingerprints()
     said["error"] = error
-    return {key: value for key, value in said.items() if value}
+    parts = [f'"{key}":{_quote(value)}' for key, value in said.items() if value]
+    if alpn:
+        parts.append(f'"alpn":[{",".join(map(_quote, alpn))}]')
+    if raw:
+        parts.append(f'"client_hello":"{b2a_base64(raw, newline=False).decode("ascii")}"')
+    return "{" + ",".join(parts) + "}"
 
 
 def read_lines(lines: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:

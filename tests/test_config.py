@@ -66,7 +66,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_printed_configuration_reads_back_to_the_same(tmp_path: Path) -> None:
-    text = '[tcppc]\nhost = ["::1", "127.0.0.1"]\n[limits]\nmemory = "1GiB"\nduration = "90s"\n[capture]\nsensor = "a \\"b\\""\n'
+    text = '[tcppc]\nhost = ["::1", "127.0.0.1"]\n[limits]\nmemory = "1GiB"\nduration = "90s"\n'
+    text += '[capture]\nsensor = "a \\"b\\""\n'
     first = config.load(written(tmp_path, text))
     again = config.load(written(tmp_path, config.as_toml(first)))
     assert again == first

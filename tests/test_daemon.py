@@ -247,7 +247,8 @@ def test_sighup_takes_the_new_configuration_for_new_sessions(start: Start, tmp_p
     sensor = start("-c", str(path))
     sensor.send(b"1")
     path.write_text(
-        '[capture]\nsensor = "new"\nquiet = true\n[limits]\nsession_bytes = 3\n[tcppc]\ntimeout = 0.3\ntimezone = "Asia/Tokyo"\n',
+        '[capture]\nsensor = "new"\nquiet = true\n[limits]\nsession_bytes = 3\n'
+        '[tcppc]\ntimeout = 0.3\ntimezone = "Asia/Tokyo"\n',
         encoding="ascii",
     )
     sensor.signal(signal.SIGHUP)

@@ -18,7 +18,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
         self.now = now
-        monkeypatch.setattr(files.time, "time", lambda: self.now)
+        monkeypatch.setattr("tcppc.capture.files.time.time", lambda: self.now)
 
 
 def utc(*when: int) -> float:
@@ -178,7 +178,7 @@ def test_what_a_full_disk_cuts_off_is_taken_back_to_a_whole_line(lines: list[byt
         file = open_file(Path(folder), "d.jsonl")
         file.turn()
         really = os.write
-        patch.setattr(files.os, "write", lambda fd, data: really(fd, data[:room]) if data[:room] else 0)
+        patch.setattr("tcppc.capture.files.os.write", lambda fd, data: really(fd, data[:room]) if data[:room] else 0)
         blob = b"".join(line + b"\n" for line in lines)
         try:
             written = file.write(blob)

@@ -27,7 +27,8 @@ ACCEPT_PAUSE_SECONDS = 0.1
 SAY_AGAIN_SECONDS = 60.0
 SEND_TIMEOUT_SECONDS = 10.0
 
-Request = tuple[socket.socket, Any]
+# `SocketType` is what socket.socket extends: the same methods, without file objects and context managers.
+Request = tuple[Any, Any]
 
 
 class TCPServer(socketserver.ThreadingTCPServer, Server):
@@ -95,6 +96,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
 
     def server_close(self) -> None:
         self.socket.close()
+
+    def get_request(self) -> Request:
+        """socket.accept() without its three enum look-ups and its Python subclass, which cost a session 3 µs of 46."""
+        fd, address = self.socket._accept()  # type: ignore[attr-defined]
+        return socket.SocketType(self.address_family, socket.SOCK_STREAM, 0, fd), address
 
     def _get(self) -> Request | None:
         """The next connection, or None for "ask again"."""

@@ -17,8 +17,8 @@ from typing import Generic, TypeVar
 
 Connection = TypeVar("Connection")
 
-# More idle acceptors than this fight for the interpreter lock at each connection: measured at 64-byte sessions,
-# 2 cost 41 µs a session, 4 cost 47, 16 cost 63.
+# More idle acceptors than this fight for the interpreter lock, fewer start a thread a connection. Measured with
+# 40,000 sessions of 64 bytes, 200 at a time, CPU a session: 1 idle 250 µs, 2 47 µs, 3 53 µs, 4 58 µs.
 MOST_IDLE = 2
 
 

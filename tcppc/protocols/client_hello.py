@@ -59,6 +59,11 @@ _uint16 = struct.Struct("!H").unpack_from
 _extension_header = struct.Struct("!HH").unpack_from
 _record_header = struct.Struct("!BBBH").unpack_from
 
+# Security limit: what the cache of fingerprints may hold, 512 keys of hellos of up to 2 KiB (some 20 kB each).
+_CACHED_CLIENTS = 512
+_CACHED_HELLO = 2048
+_cache: dict[tuple[object, ...], tuple[str, str]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
@@ -104,6 +109,19 @@ class ClientHello:
         """JA4 with the lists that `ja4` hashes written out."""
         ciphers, extensions = self._ja4_lists()
         return f"{self._ja4_a()}_{ciphers}_{extensions}"
+
+    def fingerprints(self) -> tuple[str, str]:
+        """(JA3, JA4): both from a small cache, since the same few clients come again and again."""
+        if len(self.raw) > _CACHED_HELLO:
+            return self.ja3, self.ja4
+        lists = (self.ciphers, self.extensions, self.groups, self.point_formats)
+        key = (self.legacy_version, *lists, self.signature_algorithms, self.supported_versions, self.alpn[:1])
+        found = _cache.get(key)
+        if found is None:
+            if len(_cache) >= _CACHED_CLIENTS:
+                _cache.clear()
+            found = _cache[key] = (self.ja3, self.ja4)
+        return found
 
     def _ja4_a(self) -> str:
         offered = _real(self.supported_versions)
