@@ -37,14 +37,14 @@ class Zone:
 
     def stamp(self, instant: int) -> str:
         """RFC 3339 with all nine digits of the nanoseconds, `Z` where the offset is zero, as Go prints it."""
-        second, fraction = divmod(instant, NANOSECONDS)
+        second = instant // NANOSECONDS
         cached = self._second
         if cached[0] != second:
             moment = self._at(second)
             offset = moment.strftime("%z")
             suffix = "Z" if not int(offset[:5]) else f"{offset[:3]}:{offset[3:5]}"
             cached = self._second = (second, moment.strftime("%Y-%m-%dT%H:%M:%S."), suffix)
-        return f"{cached[1]}{fraction:09d}{cached[2]}"
+        return f"{cached[1]}{instant - second * NANOSECONDS:09d}{cached[2]}"
 
     def seconds(self, instant: int) -> str:
         """To the second with the offset, such as 2019-04-16T23:44:00+0900: how tcppc-go's log names a session."""

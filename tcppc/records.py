@@ -99,15 +99,16 @@ class Encoder:
     def line(self, session: Session) -> str:
         """One line of JSON without its line feed; ASCII only."""
         stamp = self._stamp
-        payloads = ",".join(
-            [
-                f'{{"index":{index},"timestamp":"{stamp(instant)}",'
-                f'"data":"{b2a_base64(data, newline=False).decode("ascii")}"}}'
-                for index, (instant, data) in enumerate(session.payloads)
-            ]
-        )
+        start = session.start
+        began = stamp(start)
+        pieces = []
+        for index, (instant, data) in enumerate(session.payloads):
+            when = began if instant == start else stamp(instant)
+            encoded = b2a_base64(data, newline=False).decode("ascii")
+            pieces.append(f'{{"index":{index},"timestamp":"{when}","data":"{encoded}"}}')
+        payloads = pieces[0] if len(pieces) == 1 else ",".join(pieces)
         flow = (
-            f'{{"timestamp":"{stamp(session.start)}","flow":{{"proto":"{session.proto}","src":"{session.src}",'
+            f'{{"timestamp":"{began}","flow":{{"proto":"{session.proto}","src":"{session.src}",'
             f'"sport":{session.sport},"dst":"{session.dst}","dport":{session.dport}}},"payloads":'
         )
         if self._classic:

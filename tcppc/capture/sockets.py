@@ -16,6 +16,7 @@ IP_RECVORIGDSTADDR = IP_ORIGDSTADDR = 20
 IPV6_TRANSPARENT = 75  # linux/in6.h
 IPV6_RECVORIGDSTADDR = IPV6_ORIGDSTADDR = 74
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_TIMESTAMPNS = 35  # SO_TIMESTAMPNS_OLD: struct timespec of this machine's long
 SO_RXQ_OVFL = 40
 SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8  # linux/sock_diag.h: the ninth of its u32 values
@@ -25,6 +26,9 @@ _SK_MEMINFO_VARS = 9
 LARGEST_BACKLOG = 0x7FFFFFFF
 
 _TIMEVAL = struct.Struct("ll")
+_TIMESPEC = struct.Struct("ll")
+# recvmsg(2) ancillary room for one of each: sockaddr_in, sockaddr_in6, timespec, u32.
+ANCILLARY_BYTES = sum(map(socket.CMSG_SPACE, (16, 28, _TIMESPEC.size, 4)))
 
 Address = tuple[socket.AddressFamily, str]
 
@@ -82,10 +86,11 @@ def set_v6only(sock: socket.socket, alone: bool) -> None:
 
 
 def want_destinations(sock: socket.socket) -> None:
-    """Each datagram comes with the address it was sent to, and with the count of those lost before it."""
+    """Each datagram comes with the address it was sent to, the time it came, and the count of those lost before."""
     sock.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
 
 
@@ -112,22 +117,25 @@ def set_send_timeout(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
 
 
-def destination(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[str, int] | None:
-    """Address and port of an IP_ORIGDSTADDR or IPV6_ORIGDSTADDR message (sockaddr_in, sockaddr_in6)."""
-    for level, kind, data in ancillary:
-        if kind == IP_ORIGDSTADDR and level == socket.SOL_IP:
-            return socket.inet_ntoa(data[4:8]), data[2] << 8 | data[3]
-        if kind == IPV6_ORIGDSTADDR and level == socket.IPPROTO_IPV6:
-            return plain(socket.inet_ntop(socket.AF_INET6, data[8:24])), data[2] << 8 | data[3]
-    return None
+def told(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[str, int, int, int]:
+    """What the kernel tells with a datagram: its destination's address and port ("" and 0 where it does not), when
+    it came (ns since the epoch or 0), and how many this socket has lost so far (u32, wraps; 0 for none).
 
-
-def overflow(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
-    """SO_RXQ_OVFL: datagrams that this socket has lost so far (u32, wraps); 0 where none is told."""
+    These are control messages of recvmsg(2): sockaddr_in, sockaddr_in6, struct timespec and u32; too short ones,
+    which no kernel sends, are passed over."""
+    dst, dport, instant, lost = "", 0, 0, 0
     for level, kind, data in ancillary:
-        if kind == SO_RXQ_OVFL and level == socket.SOL_SOCKET:
-            return int.from_bytes(data[:4], sys.byteorder)
-    return 0
+        if level == socket.SOL_SOCKET:
+            if kind == SO_TIMESTAMPNS and len(data) == _TIMESPEC.size:
+                seconds, nanoseconds = _TIMESPEC.unpack(data)
+                instant = seconds * 1_000_000_000 + nanoseconds
+            elif kind == SO_RXQ_OVFL and len(data) >= 4:
+                lost = int.from_bytes(data[:4], sys.byteorder)
+        elif kind == IP_ORIGDSTADDR and level == socket.SOL_IP and len(data) >= 8:
+            dst, dport = socket.inet_ntoa(data[4:8]), data[2] << 8 | data[3]
+        elif kind == IPV6_ORIGDSTADDR and level == socket.IPPROTO_IPV6 and len(data) >= 24:
+            dst, dport = plain(socket.inet_ntop(socket.AF_INET6, data[8:24])), data[2] << 8 | data[3]
+    return dst, dport, instant, lost
 
 
 def drops(sock: socket.socket) -> int:

@@ -6,7 +6,6 @@ import socket
 import socketserver
 import threading
 from time import monotonic, sleep, time_ns
-from typing import Any
 
 from tcppc.capture import sockets
 from tcppc.capture.books import SESSION_CHARGE, Books
@@ -14,9 +13,8 @@ from tcppc.capture.intake import Intake
 from tcppc.log import Log
 from tcppc.records import Session
 
-# Room for one sockaddr_in, one sockaddr_in6 and one u32, each with its header (cmsg(3)).
-_ANCILLARY = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(28) + socket.CMSG_SPACE(4)
 POLL_SECONDS = 1.0
+GATHER_SECONDS = 0.002
 ERROR_PAUSE_SECONDS = 0.1
 SAY_AGAIN_SECONDS = 60.0
 
@@ -42,6 +40,8 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self._drops = 0
         self._said = -SAY_AGAIN_SECONDS
         super().__init__((address[1], port), socketserver.BaseRequestHandler)
+        self._own, self._port = sockets.plain(str(self.server_address[0])), int(self.server_address[1])
+        self._six = self.address_family == socket.AF_INET6
         self._thread = threading.Thread(target=self.serve_forever, name=f"udp {self.name}", daemon=True)
 
     @property
@@ -64,43 +64,45 @@ class UDPServer(socketserver.ThreadingUDPServer):
         """Empty the socket until `stop`, and then what is still in it."""
         while True:
             try:
-                self._receive(0)
-            except BlockingIOError:  # SO_RCVTIMEO, or the socket was shut down
-                if self.stopping:
-                    return
+                self._receive()
+                return
             except Exception as problem:
                 if self.stopping:
                     return
                 self._failed(problem)
                 sleep(ERROR_PAUSE_SECONDS)
 
-    def _receive(self, flags: int) -> None:
-        """Read until nothing comes for a while (BlockingIOError)."""
-        recvmsg = self.socket.recvmsg
-        most = self.max_packet_size
-        name = self.socket.getsockname()
-        own = (sockets.plain(name[0]), name[1])
-        six = self.address_family == socket.AF_INET6
-        put, admit = self._intake.put, self._books.datagram
+    def _receive(self) -> None:
+        """Read datagrams and hand them on, until the socket is shut down and empty.
+
+        While they keep coming, wake up for many of them, not for each: the kernel notes when each came and holds
+        them meanwhile.
+        """
+        recvmsg, most, room = self.socket.recvmsg, self.max_packet_size, sockets.ANCILLARY_BYTES
+        told, admit, put = sockets.told, self._books.datagram, self._intake.put
+        wait, came = 0, False
         while True:
-            data, ancillary, _, peer = recvmsg(most, _ANCILLARY, flags)
-            now = time_ns()
-            if not data and self.stopping and peer is None:
-                raise BlockingIOError
+            try:
+                data, ancillary, _, peer = recvmsg(most, room, wait)
+            except BlockingIOError:  # nothing there (MSG_DONTWAIT), or nothing came for long (SO_RCVTIMEO)
+                wait, came = (socket.MSG_DONTWAIT, False) if came else (0, False)
+                if wait:
+                    sleep(GATHER_SECONDS)
+                continue
+            if peer is None:
+                return
+            wait, came = socket.MSG_DONTWAIT, True
+            dst, dport, instant, lost = told(ancillary)
+            if lost:
+                self._count_drops(lost)
             size = len(data)
-            if len(ancillary) > 1:
-                self._overflow(ancillary)
             if not admit(size):
                 continue
-            dst, dport = sockets.destination(ancillary) or own
-            src = sockets.plain(peer[0]) if six else peer[0]
-            session = Session("udp", src, peer[1], dst, dport, now, [(now, data)], size)
+            src = sockets.plain(peer[0]) if self._six else peer[0]
+            now = instant or time_ns()
+            session = Session("udp", src, peer[1], dst or self._own, dport or self._port, now, [(now, data)], size)
             session.charge = size + SESSION_CHARGE
             put(session)
-
-    def _overflow(self, ancillary: Any) -> None:
-        if total := sockets.overflow(ancillary):
-            self._count_drops(total)
 
     def _count_drops(self, total: int) -> None:
         """`total` is a u32 that wraps."""
