@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from tcppc import __version__, config, daemon
+from tcppc import __version__, config, daemon, records, show, values
 from tcppc.capture import sockets
 
 PROGRAM = "tcppc"
@@ -186,9 +189,90 @@ def _check_records(paths: Sequence[str]) -> int:
     return Exit.FAILED if bad else Exit.DONE
 
 
+_SHOW_EXAMPLES = """\
+examples:
+  tcppc show data.jsonl                          every session of a file, as text or hex
+  tcppc show -f data/                            sessions as they come, across rotations
+  tcppc show --port 22,8000-8999 --since 1h data/
+  tcppc show --source 198.51.100.0/24 data/*.gz
+  tcppc show --raw 019d9e1a-... data/ > payload  the bytes of one session, as received
+"""
+
+
+def _show(argv: Sequence[str]) -> int:
+    parser = _parser("show", COMMANDS["show"][0], _SHOW_EXAMPLES)
+    parser.add_argument("paths", nargs="+", metavar="FILE|DIR", type=Path)
+    parser.add_argument("-f", "--follow", action="store_true", help="show what comes from now on, until Ctrl+C")
+    parser.add_argument("--raw", metavar="ID", help="write the bytes of the session with this id, and nothing else")
+    parser.add_argument(
+        "--source", metavar="NET", action="append", default=[], help="only from this address or network"
+    )
+    parser.add_argument("--port", metavar="PORTS", action="append", default=[], help="only to these, as 22,8000-8999")
+    parser.add_argument("--proto", action="append", default=[], choices=["tcp", "tls", "udp"])
+    parser.add_argument("--since", metavar="WHEN", default="", help="a time stamp, or how long ago: 90s, 10m, 2h, 1d")
+    parser.add_argument("--until", metavar="WHEN", default="", help="the same")
+    parser.add_argument("--max", metavar="BYTES", default="4096", help="shown of each payload (default 4096)")
+    given = parser.parse_args(argv)
+    try:
+        wanted = show.Filter(
+            sources=tuple(values.network(text) for text in given.source),
+            ports=tuple(span for text in given.port for span in values.ports(text)),
+            protos=tuple(given.proto),
+            since=values.moment(given.since, time.time_ns()) if given.since else 0,
+            until=values.moment(given.until, time.time_ns()) if given.until else 0,
+        )
+        most = values.size(1)(given.max)
+        found = show.follow(given.paths) if given.follow else show.read_files(_all_files(given.paths))
+        if given.raw:
+            return _show_raw(found, given.raw)
+        return _show_sessions(found, wanted, most)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
+    except show.DataError as problem:
+        raise UsageError(str(problem)) from None
+    except ValueError as problem:
+        raise UsageError(f"expected {problem}") from None
+
+
+def _all_files(paths: Sequence[Path]) -> list[Path]:
+    return [file for path in paths for file in show.data_files(path)]
+
+
+def _show_sessions(found: Iterable[dict[str, Any] | None], wanted: show.Filter, most: int) -> int:
+    """Heading in bold on a terminal; lines that are no records are counted at the end."""
+    bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+    broken = 0
+    with contextlib.suppress(KeyboardInterrupt):  # how -f ends
+        for record in found:
+            try:
+                if record is None or not wanted.fits(record):
+                    broken += record is None
+                    continue
+                head, *rest = show.show(record, most)
+            except (ValueError, KeyError, TypeError):
+                broken += 1
+                continue
+            print("\n".join([f"{bold}{head}{plain}", *rest]), flush=True)
+    if broken:
+        print(f"{PROGRAM}: {broken} lines are no records and were passed over", file=sys.stderr)
+    return Exit.DONE
+
+
+def _show_raw(found: Iterable[dict[str, Any] | None], wanted: str) -> int:
+    for record in found:
+        if record is not None and record.get("id") == wanted:
+            sys.stdout.buffer.write(records.payload_bytes(record))
+            sys.stdout.buffer.flush()
+            return Exit.DONE
+    raise UsageError(f"there is no session with the id {wanted!r} in these files")
+
+
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, tuple[str, Command]] = {
     "serve": ("the sensor: capture TCP, TLS and UDP to JSON Lines (what tcppc alone does)", _serve),
+    "show": ("sessions as a person reads them: text or hex, filters, -f to follow", _show),
     "check": ("is this configuration, or this data file, sound?", _check),
 }
 

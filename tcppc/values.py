@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
+
+from tcppc import clock
 
 Converter = Callable[[Any], Any]
 
@@ -96,3 +99,36 @@ def duration(low: float, high: float) -> Converter:
         return number
 
     return convert
+
+
+def network(value: str) -> IPv4Network | IPv6Network:
+    """An address or network, such as 198.51.100.7 or 2001:db8::/32."""
+    try:
+        return ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"an address or network such as 198.51.100.0/24, not {value!r}") from None
+
+
+def ports(value: str) -> list[tuple[int, int]]:
+    """Ports and ranges, such as 22,8000-8999, as (low, high)."""
+    found = []
+    for part in value.split(","):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip())
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not low <= high <= 65535:
+            raise ValueError(f"ports from 0 to 65535 such as 22,8000-8999, not {value!r}")
+        found.append((low, high))
+    return found
+
+
+def moment(value: str, now: int) -> int:
+    """An RFC 3339 time stamp, or how long before `now` (90s, 10m, 2h, 1d); nanoseconds since the epoch."""
+    try:
+        ago: float = duration(0, 1e10)(value)
+        return now - round(ago * 1e9)
+    except ValueError:  # then it has to be a time stamp
+        found = value
+    try:
+        return clock.parse(found)
+    except ValueError:
+        raise ValueError(f"a time such as 2026-04-18T09:51:34+09:00, or 90s, 10m, 2h, 1d ago, not {value!r}") from None
