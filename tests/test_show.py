@@ -125,7 +125,12 @@ def test_following_goes_on_across_a_rotation(start: Start, tmp_path: Path) -> No
     try:
         sent = 0
         # Once it follows, every session has to come through.
-        wait_until(lambda: sensor.send(b"probe") or b"probe" in output.read_bytes(), "the follower to be there")
+
+        def seen() -> bool:
+            sensor.send(b"probe")
+            return b"probe" in output.read_bytes()
+
+        wait_until(seen, "the follower to be there")
         files = len(list((tmp_path / "data").iterdir()))
         while len(list((tmp_path / "data").iterdir())) < files + 2:
             sensor.send(b"number %d" % sent)
