@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import enum
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -97,6 +98,18 @@ def _overrides(arguments: argparse.Namespace) -> dict[tuple[str, str], tuple[str
     }
 
 
+# The values that Go's strconv.ParseBool takes.
+_GO_BOOLEAN = re.compile(
+    r"(--?(?:disable-tcp-server|disable-udp-server|v|q|quiet))=(?:(1|t|true)|(?:0|f|false))", re.IGNORECASE
+)
+
+
+def _go_booleans(argv: Sequence[str]) -> list[str]:
+    """-disable-udp-server=true as -disable-udp-server, and =false as nothing: Go's flag package takes both."""
+    matches = [(argument, _GO_BOOLEAN.fullmatch(argument)) for argument in argv]
+    return [match[1] if match else argument for argument, match in matches if not match or match[2]]
+
+
 def _parser(command: str, about: str, epilog: str) -> _Parser:
     return _Parser(
         prog=f"{PROGRAM} {command}".rstrip(),
@@ -115,7 +128,7 @@ def _serve(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--hints", action="store_true", help="once it serves, say on standard output what to type to try it"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_go_booleans(argv))
     if arguments.version:
         print(__version__)
         return Exit.DONE
@@ -162,7 +175,7 @@ def _check(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--records", metavar="FILE", nargs="+", help="hold data files against the record's schema instead"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_go_booleans(argv))
     if arguments.records:
         return _check_records(arguments.records)
     found = config.load(arguments.file, _overrides(arguments))

@@ -236,7 +236,10 @@ def _start(sensor: Sensor) -> None:
             log(f"Server Mode: {said}")
         for server in servers:
             log(f"Listen: {server.name}")
-            server.start()
+            try:
+                server.start()
+            except RuntimeError as problem:
+                raise StartError(f"Failed to start a thread: {problem}; TasksMax or ulimit -u may be too low") from None
         if servers:
             log(f"Start {kind} server.")
     # Nothing of start-up is garbage: the collector need not walk it again.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import threading
 import time
 from collections.abc import Iterable
 
@@ -59,6 +60,8 @@ class Log:
         self.path = path
         self.lost = 0  # lines that the destination did not take
         self._fd = self._open() if path else 2
+        self._lock = threading.Lock()  # a poll object serves one thread at a time
+        self._torn = False  # did the last line that a pipe took end in the middle?
         self._look()
 
     def _open(self) -> int:
@@ -119,13 +122,24 @@ class Log:
             self._put_if_room(chunk)
 
     def _put_if_room(self, chunk: list[str]) -> None:
-        if self._poll is not None and self._poll.poll(0):
-            self._put("".join(chunk), len(chunk))
-        else:
-            self.lost += len(chunk)
+        """Lines that fit into PIPE_BUF together, or one longer line, which goes in pieces and may lose its end."""
+        data = "".join(chunk).encode("utf-8", "backslashreplace")
+        with self._lock:
+            if self._torn:
+                data = b"\n" + data
+            for at in range(0, len(data), PIPE_BUF):
+                if self._poll is None or not self._poll.poll(0):
+                    self._torn = self._torn or at > 0
+                    self.lost += len(chunk)
+                    return
+                self._put_bytes(data[at : at + PIPE_BUF], len(chunk))
+            self._torn = False
 
     def _put(self, text: str, count: int) -> None:
+        self._put_bytes(text.encode("utf-8", "backslashreplace"), count)
+
+    def _put_bytes(self, data: bytes, count: int) -> None:
         try:
-            os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+            os.write(self._fd, data)
         except OSError:  # a full disk or a reader that went away: there is no other place to say it
             self.lost += count

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,53 @@ def test_reopen_follows_a_file_that_was_moved(tmp_path: Path) -> None:
 
 def test_lines_begin_as_gos_log_lines_do() -> None:
     assert Log(Zone("Asia/Tokyo")).prefix(1_555_425_752 * 10**9) == "2019/04/16 23:42:32 "
+
+
+def test_many_threads_may_speak_at_once_into_a_pipe() -> None:
+    reader, writer = os.pipe()
+    log = Log(Zone("UTC"))
+    log._fd = writer
+    log._look()
+    problems: list[BaseException] = []
+    held = bytearray()
+
+    def speak(name: int) -> None:
+        try:
+            for number in range(200):
+                log(f"thread {name} line {number}")
+        except BaseException as problem:
+            problems.append(problem)
+
+    def read() -> None:
+        while data := os.read(reader, 65536):
+            held.extend(data)
+
+    listener = threading.Thread(target=read)
+    listener.start()
+    speakers = [threading.Thread(target=speak, args=(name,)) for name in range(8)]
+    for speaker in speakers:
+        speaker.start()
+    for speaker in speakers:
+        speaker.join()
+    os.close(writer)
+    listener.join()
+    os.close(reader)
+    assert problems == []
+    lines = held.decode("ascii").splitlines()
+    assert len(lines) + log.lost == 1600
+    assert all(re.fullmatch(r"\S+ \S+ thread \d line \d+", line) for line in lines)
+
+
+def test_a_line_longer_than_a_pipe_takes_at_once_never_waits_and_never_runs_into_the_next() -> None:
+    reader, writer = os.pipe()
+    log = Log(Zone("UTC"))
+    log._fd = writer
+    log._look()
+    for _ in range(20):
+        log("L" * 20_000)  # the pipe holds 65,536 bytes: a write that waited would hang here
+    assert log.lost > 0
+    os.read(reader, 1 << 20)
+    log("short")
+    assert re.fullmatch(r"\n\S+ \S+ short\n", os.read(reader, 65536).decode("ascii"))
+    os.close(reader)
+    os.close(writer)

@@ -276,3 +276,33 @@ def test_a_large_upload_inside_tls_is_kept_whole(start: Start) -> None:
     client(sensor, data)
     (record,) = sensor.records(1)
     assert payload(record) == data
+
+
+def test_memory_of_tls_is_bounded(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[limits]\nmemory = "80KiB"\n', encoding="ascii")
+    sensor = start("-c", str(tmp_path / "c.toml"))
+    with sensor.connect() as sock, lenient().wrap_socket(sock) as first:
+        first.sendall(b"inside")
+        sensor.said('"inside"')
+        sensor.send(hello_bytes())
+        (refused,) = sensor.records(1)
+        assert refused["tls"]["error"] == "no memory left for TLS"
+        assert refused["tls"]["sni"] == "hello.example"
+    sensor.records(2)
+    client(sensor, b"room again")
+    assert payload(sensor.records(3)[2]) == b"room again"
+
+
+def test_a_client_that_never_reads_cannot_hold_up_a_stop(start: Start) -> None:
+    sensor = start()
+    with sensor.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        tls = lenient().wrap_socket(sock)
+        tls.sendall(b"said")
+        sensor.said('"said"')
+        begin = time.monotonic()
+        assert sensor.stop() == 0
+        assert time.monotonic() - begin < PATIENCE / 2
+        tls.close()
+    (record,) = sensor.records(1)
+    assert (payload(record), record["closed"]) == (b"said", "shutdown")

@@ -166,7 +166,15 @@ class Conversation:
         if self._terms.context is None:
             record.error = "no certificate to answer with"
             return self._listen_on()
-        tunnel = tls_layer.Tunnel(self._terms.context)
+        if not self._books.take(tls_layer.TUNNEL_CHARGE):
+            record.error = "no memory left for TLS"
+            return self._listen_on()
+        try:
+            return self._converse_inside(tls_layer.Tunnel(self._terms.context), head, record)
+        finally:
+            self._books.give(tls_layer.TUNNEL_CHARGE)
+
+    def _converse_inside(self, tunnel: tls_layer.Tunnel, head: bytes, record: TLS) -> str:
         try:
             self._shake_hands(tunnel, head, record)
         except ssl.SSLError as problem:
@@ -187,20 +195,24 @@ class Conversation:
     def _shake_hands(self, tunnel: tls_layer.Tunnel, head: bytes, record: TLS) -> None:
         """One idle timeout for the whole handshake, so that a trickle cannot stretch it."""
         until = min(self.session.start + self._terms.timeout, self._deadline)
+        heard = bytearray(head)
         tunnel.feed(head)
-        while not tunnel.handshake():
-            self._send(tunnel)
-            data = self._sock.recv(FIRST_READ)
-            now = time_ns()
-            if not data:
-                raise Stopped(self._ending())
-            record.hello += data
-            self._keep(data, now)
-            if now > until:
-                raise BlockingIOError
-            if len(record.hello) > tls_layer.MOST_HANDSHAKE_BYTES:
-                raise Stopped("limit")
-            tunnel.feed(data)
+        try:
+            while not tunnel.handshake():
+                self._send(tunnel)
+                data = self._sock.recv(FIRST_READ)
+                now = time_ns()
+                if not data:
+                    raise Stopped(self._ending())
+                heard += data
+                self._keep(data, now)
+                if now > until:
+                    raise BlockingIOError
+                if len(heard) > tls_layer.MOST_HANDSHAKE_BYTES or self.session.truncated:
+                    raise Stopped("limit")
+                tunnel.feed(data)
+        finally:
+            record.hello = bytes(heard)
         self._send(tunnel)
 
     def _forget_handshake(self, record: TLS, tunnel: tls_layer.Tunnel) -> None:

@@ -109,9 +109,10 @@ class DataFile:
         except OSError:
             os.close(fd)
             raise
-        if path != self.path and self.path:
-            self._closed(self.path)
-        self._fd, self._size, self._period, self.path = fd, size, period, path
+        before, self.path = self.path, path
+        if before not in ("", path):
+            self._closed(before)
+        self._fd, self._size, self._period = fd, size, period
         self._identity = (status.st_dev, status.st_ino)
         self.sessions = 0
         self._say(f"Created a session file: {path}")

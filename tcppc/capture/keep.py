@@ -129,7 +129,9 @@ class Keeper:
                         sink.write(block)
                 raw.flush()
                 os.fsync(raw.fileno())
-            if not self._stopping:
+                size = source.tell()
+            # A name can come back (the end of summer time, a clock set back): then it is written to again.
+            if not self._stopping and not self._is_open(path) and path.stat().st_size == size:
                 shutil.copystat(path, temporary)
                 os.replace(temporary, final)
                 path.unlink()

@@ -207,8 +207,8 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
 
 
 def _wake(sock: socket.socket) -> None:
-    """End a blocking accept or recv on this socket in another thread."""
+    """End a blocking accept, recv or send on this socket in another thread; what has arrived can still be read."""
     try:
-        sock.shutdown(socket.SHUT_RD)
+        sock.shutdown(socket.SHUT_RDWR)
     except OSError:  # closed or reset meanwhile: awake already
         return

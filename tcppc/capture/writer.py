@@ -87,12 +87,6 @@ class Writer:
     def set_encoder(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def set_file(self, file: DataFile | None) -> None:
-        """Another data file from the next batch on; what is ready goes into it too."""
-        if self._file:
-            self._file.close()
-        self._file = file
-
     def reopen(self) -> None:
         """Close the data file; the next batch opens what its name is by then."""
         if self._file:
