@@ -43,14 +43,14 @@ _SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] =
     (("-T",), ("tcppc", "rotInt"), {"metavar": "SECONDS"}),
     (("-offset",), ("tcppc", "rotOffset"), {"metavar": "SECONDS"}),
     (("-z",), ("tcppc", "timezone"), {"metavar": "ZONE"}),
-    (("-R", "-nofile"), ("tcppc", "maxFdNum"), {"metavar": "NUMBER"}),
+    (("-R", "--nofile"), ("tcppc", "maxFdNum"), {"metavar": "NUMBER"}),
     (("-C",), ("tcppc", "x509Cert"), {"metavar": "FILE"}),
     (("-K",), ("tcppc", "x509Key"), {"metavar": "FILE"}),
     (("-L",), ("tcppc", "logFile"), {"metavar": "FILE"}),
-    (("-tls",), ("capture", "tls"), {"metavar": "off|on|auto"}),
-    (("-sensor",), ("capture", "sensor"), {"metavar": "NAME"}),
-    (("-q", "-quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
-    (("-format",), ("files", "format"), {"metavar": "full|classic"}),
+    (("--tls",), ("capture", "tls"), {"metavar": "off|on|auto"}),
+    (("--sensor",), ("capture", "sensor"), {"metavar": "NAME"}),
+    (("-q", "--quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
+    (("--format",), ("files", "format"), {"metavar": "full|classic"}),
     (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
     (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),
 )
@@ -67,11 +67,6 @@ commands (each has --help):
 """
 
 
-def _both_dashes(names: Sequence[str]) -> list[str]:
-    """-p also as --p, -quiet also as --quiet: Go's flag package takes either."""
-    return [spelling for name in names for spelling in (name, "-" + name)]
-
-
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     for names, (section, key), words in _SETTINGS:
         field = config.setting_of(section, key)
@@ -81,10 +76,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             text = "disable the TCP/TLS server" if key == "tcp" else "disable the UDP server" if key == "udp" else about
         else:
             text = f"{about} (default {default.replace('%', '%%')})"
-        shown = names if len(names[0]) == 2 and len(names) == 1 else [names[0], *(f"-{name}" for name in names[1:])]
-        hidden = [spelling for spelling in _both_dashes(names) if spelling not in shown]
+        # -p also as --p, --quiet also as -quiet: Go's flag package takes either.
+        spellings = [dash + name.lstrip("-") for name in names for dash in ("-", "--")]
+        hidden = [spelling for spelling in spellings if spelling not in names]
         dest = f"{section}.{key}"
-        parser.add_argument(*shown, dest=dest, help=text, default=None, **words)
+        parser.add_argument(*names, dest=dest, help=text, default=None, **words)
         parser.add_argument(*hidden, dest=dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **words)
     parser.add_argument("-c", "--c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
 

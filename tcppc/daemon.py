@@ -212,7 +212,9 @@ def _open_sockets(sensor: Sensor, terms_now: Terms) -> None:
         hint = "; ports below 1024 need CAP_NET_BIND_SERVICE" if isinstance(problem, PermissionError) else ""
         raise StartError(f"Failed to listen {kind} socket: {where}: {reason}{hint}") from None
     if not all(server.transparent for server in sensor.servers):
-        log("Failed to set socket option (IP_TRANSPARENT): it needs CAP_NET_ADMIN; serving without, on this port only.")
+        log(
+            "Failed to set socket option (IP_TRANSPARENT): it needs CAP_NET_ADMIN or CAP_NET_RAW; serving without, on this port only."
+        )
 
 
 def _start(sensor: Sensor) -> None:

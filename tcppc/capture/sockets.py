@@ -67,7 +67,7 @@ def plain(address: str) -> str:
 
 
 def set_transparent(sock: socket.socket) -> bool:
-    """IP_TRANSPARENT and IPV6_TRANSPARENT (CAP_NET_ADMIN); False where the process may not."""
+    """IP_TRANSPARENT and IPV6_TRANSPARENT (CAP_NET_ADMIN or CAP_NET_RAW); False where the process may not."""
     try:
         sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
         if sock.family == socket.AF_INET6:
