@@ -213,7 +213,8 @@ def _open_sockets(sensor: Sensor, terms_now: Terms) -> None:
         raise StartError(f"Failed to listen {kind} socket: {where}: {reason}{hint}") from None
     if not all(server.transparent for server in sensor.servers):
         log(
-            "Failed to set socket option (IP_TRANSPARENT): it needs CAP_NET_ADMIN or CAP_NET_RAW; serving without, on this port only."
+            "Failed to set socket option (IP_TRANSPARENT): it needs CAP_NET_ADMIN or CAP_NET_RAW; "
+            "serving without, on this port only."
         )
 
 

@@ -84,9 +84,25 @@ def test_help_lists_every_command_and_every_flag() -> None:
     shown = tcppc("--help").stdout
     for name in cli.COMMANDS:
         assert f"tcppc {name} " in shown
-    for (
-        flag
-    ) in "-H -p -t -w -T -offset -z -R -C -K -c -L -v -disable-tcp-server -disable-udp-server -q --hints".split():
+    for flag in [
+        "-H",
+        "-p",
+        "-t",
+        "-w",
+        "-T",
+        "-offset",
+        "-z",
+        "-R",
+        "-C",
+        "-K",
+        "-c",
+        "-L",
+        "-v",
+        "-disable-tcp-server",
+        "-disable-udp-server",
+        "-q",
+        "--hints",
+    ]:
         assert f" {flag}" in shown, flag
 
 
@@ -198,7 +214,7 @@ def test_a_reader_that_goes_away_gives_no_traceback() -> None:
     reader.close()
     done = subprocess.run(
         [sys.executable, "-m", "tcppc", "check"],
-        stdout=writer,
+        stdout=writer.fileno(),
         stderr=subprocess.PIPE,
         text=True,
         check=False,

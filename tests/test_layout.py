@@ -1,0 +1,88 @@
+"""The house stands as docs/house.md says: tests mirror modules, imports point down, rooms stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "tcppc"
+
+# Tested through another file's tests; this list may only shrink.
+NO_FILE_OF_ITS_OWN = {"__main__": "test_cli", "conversation": "test_tcp"}
+
+# A module imports from its own floor and those below. Within floor 3, capture's own files know each other.
+FLOORS = {
+    "tcppc": 0,
+    "tcppc.protocols": 1,
+    "tcppc.clock": 1,
+    "tcppc.values": 1,
+    "tcppc.records": 1,
+    "tcppc.config": 1,
+    "tcppc.log": 1,
+    "tcppc.capture": 3,
+    "tcppc.schema": 4,
+    "tcppc.show": 4,
+    "tcppc.daemon": 4,
+    "tcppc.cli": 5,
+    "tcppc.__main__": 6,
+}
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+def floor(name: str) -> int:
+    while name not in FLOORS:
+        name = name.rpartition(".")[0]
+    return FLOORS[name]
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_each_module_has_its_test_file() -> None:
+    for path in modules():
+        name = NO_FILE_OF_ITS_OWN.get(path.stem, f"test_{path.stem}")
+        assert (ROOT / "tests" / f"{name}.py").exists(), f"{path} has no tests/{name}.py"
+
+
+def test_imports_point_down() -> None:
+    for path in modules():
+        own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for name in imported(path):
+            if name.startswith("tcppc."):
+                assert floor(name) <= floor(own), f"{own} imports {name}"
+
+
+def test_decoders_know_nothing_of_the_rest() -> None:
+    for path in (PACKAGE / "protocols").glob("*.py"):
+        for name in imported(path):
+            assert not name.startswith("tcppc.") or name.startswith("tcppc.protocols"), f"{path} imports {name}"
+            assert name.split(".")[0] not in {"socket", "time", "logging", "os"}, f"{path} imports {name}"
+
+
+def test_only_the_command_line_parses_arguments() -> None:
+    assert [path.name for path in modules() if "argparse" in set(imported(path))] == ["cli.py"]
+
+
+def test_rooms_are_small() -> None:
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}:{node.lineno} {node.name}"
+
+
+def test_the_house_plan_names_every_module() -> None:
+    plan = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    for path in modules():
+        assert path.name in plan or path.parent.name == "protocols", path

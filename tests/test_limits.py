@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tcppc.capture import limits
+
+
+def test_sessions_are_never_more_than_descriptors_allow() -> None:
+    assert limits.sessions_possible(1024) == 1024 - limits.SPARE_DESCRIPTORS
+    assert limits.sessions_possible(10) == 1
+    assert limits.sessions_possible(1 << 30) < 1 << 22
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(0, "300 300"), (200, "200 300")])
+def test_the_soft_limit_is_raised(wanted: int, expected: str) -> None:
+    script = (
+        "import resource as r; from tcppc.capture.limits import raise_nofile as f; "
+        f"r.setrlimit(r.RLIMIT_NOFILE, (100, 300)); f({wanted}); print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == expected
+
+
+def test_the_limit_of_this_process_is_told() -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert limits.raise_nofile(soft) == soft
