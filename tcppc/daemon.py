@@ -10,7 +10,6 @@ import gc
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -318,7 +317,6 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     sensor = build(read())
     _start(sensor)
     started(sensor)
-    sys.stderr.flush()
     while signal.sigwait(signals) == signal.SIGHUP:
         _reload(sensor, read)
     # They stay blocked: a second one must not cost what the first one is bringing into the file, in bounded time.

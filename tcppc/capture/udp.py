@@ -14,7 +14,7 @@ from tcppc.log import Log
 from tcppc.records import Session
 
 POLL_SECONDS = 1.0
-GATHER_SECONDS = 0.002
+GATHER_SECONDS = 0.01
 ERROR_PAUSE_SECONDS = 0.1
 SAY_AGAIN_SECONDS = 60.0
 
