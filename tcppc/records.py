@@ -11,6 +11,7 @@ sensor's name) needs escaping, and goes through `json.dumps`. It costs a third o
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import struct
@@ -29,10 +30,13 @@ FORMATS = ("full", "classic")
 _PROTOCOL_NUMBERS = {"tcp": IPPROTO_TCP, "tls": IPPROTO_TCP, "udp": IPPROTO_UDP}
 # A str as JSON, ASCII only: what json.dumps of a str calls.
 _quote = json.encoder.encode_basestring_ascii
-_COMMUNITY_V4 = struct.Struct("!H4s4sBBHH")
-_COMMUNITY_V6 = struct.Struct("!H16s16sBBHH")
-_random_bits = random.SystemRandom().getrandbits
-_new_bits = random.Random(_random_bits(256)).getrandbits
+_COMMUNITY_V4 = struct.Struct("!H4s4sBBHH").pack
+_COMMUNITY_V6 = struct.Struct("!H16s16sBBHH").pack
+_sha1 = hashlib.sha1
+_lot = random.SystemRandom().getrandbits(30)
+_NODE = f"{8 | _lot >> 28:x}{_lot >> 16 & 0xFFF:03x}-{_lot & 0xFFFF:04x}"  # the variant, then the 30 bits
+_count = itertools.count()
+_head = (-1, "")  # the last millisecond and its text; replaced whole, so that threads may share it
 
 
 @dataclass(slots=True)
@@ -67,24 +71,26 @@ class Session:
 
 
 def new_id(instant: int) -> str:
-    """A UUIDv7 (RFC 9562 §5.7, method 3 of §6.2): milliseconds, twelve bits of their fraction, 62 random bits."""
+    """A UUIDv7 (RFC 9562 §5.7): milliseconds, twelve bits of their fraction (§6.2 method 3), 30 bits drawn by lot at
+    each start, and a counter of 32 bits. Half the price of 62 new random bits each time."""
+    global _head
     milliseconds, rest = divmod(instant, 1_000_000)
-    version = 7 << 76 | (rest * 4096 // 1_000_000) << 64
-    variant = 2 << 62
-    # Through bytes: half the time of formatting the five numbers.
-    text = (milliseconds << 80 | version | variant | _new_bits(62)).to_bytes(16, "big").hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    head = _head
+    if head[0] != milliseconds:
+        text = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+        head = _head = (milliseconds, f"{text[:8]}-{text[8:]}-7")
+    return f"{head[1]}{rest * 4096 // 1_000_000:03x}-{_NODE}{next(_count) & 0xFFFFFFFF:08x}"
 
 
 def community_id(proto: str, src: str, sport: int, dst: str, dport: int) -> str:
     """Community ID v1 with seed 0 (https://github.com/corelight/community-id-spec), as Zeek prints it."""
     if ":" in src:
-        pack, one, other = _COMMUNITY_V6.pack, inet_pton(AF_INET6, src), inet_pton(AF_INET6, dst)
+        pack, one, other = _COMMUNITY_V6, inet_pton(AF_INET6, src), inet_pton(AF_INET6, dst)
     else:
-        pack, one, other = _COMMUNITY_V4.pack, inet_aton(src), inet_aton(dst)
-    if (one, sport) > (other, dport):
+        pack, one, other = _COMMUNITY_V4, inet_aton(src), inet_aton(dst)
+    if one > other or (one == other and sport > dport):
         one, other, sport, dport = other, one, dport, sport
-    digest = hashlib.sha1(pack(0, one, other, _PROTOCOL_NUMBERS[proto], 0, sport, dport)).digest()
+    digest = _sha1(pack(0, one, other, _PROTOCOL_NUMBERS[proto], 0, sport, dport)).digest()
     return "1:" + b2a_base64(digest, newline=False).decode("ascii")
 
 
