@@ -129,7 +129,20 @@ class Sensor:
         """SIGTERM, and its exit code."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        code = self.process.wait(PATIENCE)
+        self.check_the_books()
+        return code
+
+    def check_the_books(self) -> None:
+        """What every test that stops a sensor also holds: each accepted session ended in exactly one count, and all
+        memory was given back."""
+        found = re.search(r" Sessions: (\d+) accepted, (\d+) open, (.*?)(\d+) recorded\.", self.log)
+        if found is None:
+            return  # it logs into a file of its own, or had not started
+        accepted, still_open, others, recorded = int(found[1]), int(found[2]), found[3], int(found[4])
+        dropped = sum(map(int, re.findall(r"(\d+) dropped", others)))
+        assert accepted == recorded + still_open + dropped, found[0]
+        assert "bytes held" not in others, found[0]
 
     def kill(self) -> None:
         if self.process.poll() is None:

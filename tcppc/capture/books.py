@@ -134,4 +134,6 @@ class Books:
             parts += [f"{count} truncated ({name})" for name, count in sorted(self.truncated.items())]
             parts += [f"{count} dropped ({name})" for name, count in sorted(self.dropped.items())]
             parts += [f"{count} {name}" for name, count in sorted(self.errors.items())]
+            if self.held and not self.open:
+                parts.append(f"{self.held} bytes held")
         return ", ".join(parts)

@@ -14,7 +14,8 @@ from tcppc.log import Log
 from tcppc.records import Session
 
 POLL_SECONDS = 1.0
-GATHER_SECONDS = 0.01
+# How long datagrams gather in the kernel once they come thick: 5,000 a second cost 16 µs each with 0.01, 14 with 0.03.
+GATHER_SECONDS = 0.03
 ERROR_PAUSE_SECONDS = 0.1
 SAY_AGAIN_SECONDS = 60.0
 
