@@ -258,8 +258,10 @@ class Writer:
 
     def _give_up(self) -> None:
         """The end came before the disk: count what is lost."""
-        lost = len(self._waiting) + (len(self._batch.sessions) if self._batch else 0)
+        given_up = self._waiting + (self._batch.sessions if self._batch else [])
+        lost = len(given_up)
         self._books.drop("disk", lost)
+        self._books.give(sum([session.charge for session in given_up]))
         self._log(f"Failed to write session data before the end: {lost} sessions are lost.")
         self._waiting, self._batch, self.gave_up = [], None, lost
 
