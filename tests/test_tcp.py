@@ -84,6 +84,18 @@ def test_a_reset_is_told_apart_from_a_close(start: Start) -> None:
     assert "Aborted: " in sensor.said("Aborted: ")
 
 
+# honeytrap left no event where the first bytes could not be read.
+def test_a_connection_that_is_reset_at_once_is_a_record(start: Start) -> None:
+    sensor = start()
+    for _ in range(20):
+        with sensor.connect() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    records = sensor.records(20)
+    assert {record["closed"] for record in records} == {"reset"}
+    assert {record["flow"]["src"] for record in records} == {"127.0.0.1"}
+    assert sensor.stop() == 0
+
+
 def test_an_idle_session_ends_after_the_timeout(start: Start) -> None:
     sensor = start("-t", "0.3")
     with sensor.connect() as sock:
