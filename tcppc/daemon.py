@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, changed
 from tcppc.log import Log
+from tcppc.notify import Notifier
 from tcppc.records import Encoder
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
@@ -35,6 +37,9 @@ STACK_BYTES = 512 * 1024
 GC_THRESHOLD = 50_000
 SESSIONS_SECONDS = 5.0
 WRITER_SECONDS = 5.0
+STATUS_SECONDS = 10.0
+# A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
+WRITER_STUCK_SECONDS = 30.0
 
 # Settings that are read once: a reload says that they need a restart.
 _FIXED = {
@@ -64,6 +69,19 @@ class Sensor:
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
         return [*self.tcp, *self.udp]
+
+    def well(self) -> bool:
+        """Do all listeners answer, and does the writer turn?"""
+        return time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS and all(
+            server.answers() for server in self.servers
+        )
+
+    def status(self, before: tuple[float, int]) -> tuple[str, tuple[float, int]]:
+        """One line for people, and the (time, sessions) from which the next one's rate is counted."""
+        now, accepted = time.monotonic(), self.books.accepted
+        rate = (accepted - before[1]) / max(1e-3, now - before[0])
+        line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.writer.recorded} recorded"
+        return line, (now, accepted)
 
 
 def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
@@ -306,6 +324,26 @@ def _reload_file(sensor: Sensor, new: Config) -> None:
         sensor.log("Reload: tcppc.tcpFileFmt begins or ends to be used after a restart.")
 
 
+def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], read: Callable[[], Config]) -> None:
+    """Until SIGTERM or SIGINT: reload at SIGHUP; tell a service manager how it is, and feed its watchdog while all
+    listeners answer."""
+    line, since = sensor.status((time.monotonic(), 0))
+    notifier.ready(line)
+    pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
+    while True:
+        # Without a manager nothing has to be told, and the main thread sleeps until a signal comes.
+        came = signal.sigtimedwait(signals, pause) if notifier.wanted else signal.sigwaitinfo(signals)
+        if came is None:
+            line, since = sensor.status(since)
+            notifier.tell(f"STATUS={line}", *(["WATCHDOG=1"] if sensor.well() else []))
+        elif came.si_signo == signal.SIGHUP:
+            notifier.reloading()
+            _reload(sensor, read)
+            notifier.ready(line)
+        else:
+            return
+
+
 def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     """Run the sensor until SIGTERM or SIGINT; SIGHUP reloads by calling `read` again. Returns the exit code.
 
@@ -317,7 +355,8 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     sensor = build(read())
     _start(sensor)
     started(sensor)
-    while signal.sigwait(signals) == signal.SIGHUP:
-        _reload(sensor, read)
+    notifier = Notifier()
+    _attend(sensor, notifier, signals, read)
+    notifier.stopping()
     # They stay blocked: a second one must not cost what the first one is bringing into the file, in bounded time.
     return _stop(sensor)

@@ -21,6 +21,7 @@ FLOORS = {
     "tcppc.records": 1,
     "tcppc.config": 1,
     "tcppc.log": 1,
+    "tcppc.notify": 1,
     "tcppc.capture": 3,
     "tcppc.schema": 4,
     "tcppc.show": 4,

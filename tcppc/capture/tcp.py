@@ -79,6 +79,10 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     def start(self) -> None:
         self._crew.start()
 
+    def answers(self) -> bool:
+        """Is somebody waiting for the next connection?"""
+        return self._crew.accepting()
+
     def stop(self) -> None:
         """Accept no more and wake every session; each ends as `closed: shutdown`. May be called twice."""
         self.stopping = True

@@ -113,6 +113,11 @@ class Crew(Generic[Connection]):
         with self._lock:
             self._idle += 1
 
+    def accepting(self) -> bool:
+        """Is a thread in accept(), or about to be?"""
+        with self._lock:
+            return self._idle > 0
+
     def stop(self) -> None:
         """Nobody goes back to accept(); the owner has to wake those that are in it."""
         with self._lock:

@@ -61,6 +61,10 @@ class UDPServer(socketserver.ThreadingUDPServer):
     def start(self) -> None:
         self._thread.start()
 
+    def answers(self) -> bool:
+        """Is somebody reading?"""
+        return self._thread.is_alive()
+
     def serve_forever(self, poll_interval: float = POLL_SECONDS) -> None:
         """Empty the socket until `stop`, and then what is still in it."""
         while True:

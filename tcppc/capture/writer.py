@@ -52,6 +52,7 @@ class Writer:
         self.bytes_in = 0
         self.lines_written = 0
         self.bytes_written = 0
+        self.turned = time.monotonic()  # when the last round began; it begins one each LONGEST_SLEEP at least
         self._intake = intake
         self._books = books
         self._log = log
@@ -105,6 +106,7 @@ class Writer:
 
     def _round(self) -> bool:
         """One turn of the wheel; True when all is done."""
+        self.turned = time.monotonic()
         stopping = self._stopping
         if not self._intake and not self._work_ready():
             if stopping and not self._batch and not self._waiting:
