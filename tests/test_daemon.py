@@ -37,16 +37,35 @@ def test_a_stop_keeps_what_open_sessions_received(start: Start, number: signal.S
 
 
 def test_a_stop_keeps_what_is_in_the_kernels_buffers(start: Start) -> None:
-    sensor = start("-q")
+    sensor = start()
     with sensor.connect() as sock:
         sock.sendall(b"one ")
-        wait_until(lambda: sensor.threads() >= 5, "the session to begin")
+        sensor.said("one ")
         sensor.signal(signal.SIGSTOP)
         sock.sendall(b"two")
         sensor.signal(signal.SIGTERM)
         sensor.signal(signal.SIGCONT)
         assert sensor.process.wait(PATIENCE) == 0
     assert payload(sensor.records(1)[0]) == b"one two"
+
+
+def test_a_stop_keeps_clients_that_wait_to_be_accepted(start: Start) -> None:
+    sensor = start("-q")
+    sensor.port  # noqa: B018 - it is read from the log before the sensor is halted
+    sensor.signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        for index in range(30):
+            stack.enter_context(sensor.connect()).sendall(b"waiting %d" % index)
+        stack.enter_context(sensor.connect()).sendall(b"\x16\x03\x01\x00\x05\x01")
+        sensor.signal(signal.SIGTERM)
+        sensor.signal(signal.SIGCONT)
+        assert sensor.process.wait(PATIENCE) == 0
+    records = sensor.records(31)
+    assert {payload(record) for record in records} == {b"waiting %d" % index for index in range(30)} | {
+        b"\x16\x03\x01\x00\x05\x01"
+    }
+    assert {record["closed"] for record in records} == {"shutdown"}
+    sensor.check_the_books()
 
 
 def test_a_second_sigterm_costs_nothing(start: Start) -> None:

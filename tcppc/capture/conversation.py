@@ -71,7 +71,7 @@ class Conversation:
         except BlockingIOError:
             session.closed = "limit" if time_ns() >= self._deadline - 1_000_000 else "timeout"
         except (ConnectionResetError, BrokenPipeError):
-            session.closed = "reset"
+            session.closed = "shutdown" if self._server.stopping else "reset"
         except OSError as problem:
             session.closed = "shutdown" if self._server.stopping else "error"
             self._books.error(f"read_{problem.errno}")

@@ -26,6 +26,9 @@ _OF_ONE_CONNECTION = {
 ACCEPT_PAUSE_SECONDS = 0.1
 SAY_AGAIN_SECONDS = 60.0
 SEND_TIMEOUT_SECONDS = 10.0
+# At a stop, so many of the back-log are still recorded: twice net.core.somaxconn's usual 4096, and less than a second's
+# work, so that a flood cannot keep a stop from ending.
+MOST_PENDING = 8192
 
 # `SocketType` is what socket.socket extends: the same methods, without file objects and context managers.
 Request = tuple[Any, Any]
@@ -84,13 +87,28 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         return self._crew.accepting()
 
     def stop(self) -> None:
-        """Accept no more and wake every session; each ends as `closed: shutdown`. May be called twice."""
+        """Accept no more and wake every session; each ends as `closed: shutdown`, those too that the kernel had
+        accepted for us. May be called twice."""
         self.stopping = True
         self._crew.stop()
         self._stop.set()
+        self._take_pending()
         _wake(self.socket)
         for sock in list(self._sessions.values()):
             _wake(sock)
+
+    def _take_pending(self) -> None:
+        """Clients in the back-log are connected and may have sent: record what has arrived."""
+        self.socket.setblocking(False)
+        for _ in range(MOST_PENDING):
+            try:
+                request = self.get_request()
+            except OSError:  # none left, or no descriptor left for them
+                return
+            try:
+                self._serve(request)
+            except Exception as problem:
+                self._failed(problem)
 
     def join(self, timeout: float) -> int:
         """Wait for the sessions; returns how many threads are left after `timeout` seconds."""
