@@ -38,7 +38,9 @@ def test_they_name_neither_the_host_nor_tcppc_and_differ_between_sensors(tmp_pat
 def test_half_a_pair_that_a_crash_left_is_mended(tmp_path: Path, lost: str) -> None:
     certificate.pairs(tmp_path)
     (tmp_path / lost).unlink()
-    tls.context(certificate.pairs(tmp_path))
+    mended = certificate.pairs(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    tls.context(mended)  # raises where a certificate and its key do not fit
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

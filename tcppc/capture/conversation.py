@@ -83,7 +83,7 @@ class Conversation:
         return "shutdown" if self._server.stopping else "peer"
 
     def _listen(self) -> str:
-        """Read plain TCP; returns how it closed. (A return, since raising would cost each session a microsecond.)"""
+        """Read plain TCP; returns how it closed. (A return and not a Stopped, since every session ends here.)"""
         recv = self._sock.recv
         session = self.session
         payloads = session.payloads

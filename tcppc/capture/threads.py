@@ -57,7 +57,7 @@ class Crew(Generic[Connection]):
         self._start_thread()
 
     def _start_thread(self) -> None:
-        # Not threading.Thread: its object, event and bootstrap frames cost each open connection several kB, and
+        # Not threading.Thread: its object, event and bootstrap frames cost each open connection memory, and
         # start() waits for the new thread. `_live` counts the threads, and join() waits for it to be zero.
         try:
             _thread.start_new_thread(self._work, ())
