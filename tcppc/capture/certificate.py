@@ -3,7 +3,6 @@
 Made once and kept, so that the sensor looks the same after a restart; one ECDSA P-256 (cheap to sign with) and one
 RSA-2048 for clients that know nothing newer. Nothing in them names the host or tcppc: subject, serial and dates are
 drawn by lot.
-serial and dates are drawn by lot.
 """
 
 from __future__ import annotations
