@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,18 @@ def wait_until(happened: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
 
 
+# Does what a service manager does before it starts a program with sockets: descriptors from 3 on, and who is meant.
+PASS_DESCRIPTORS = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+for number, descriptor in enumerate(high, 3):
+    os.dup2(descriptor, number)
+os.closerange(3 + len(high), 200)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high))}
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
 class Sensor:
     """`python -m tcppc` with -w DIR/data.jsonl (or `file`) on a free port of 127.0.0.1 (or `hosts`)."""
 
@@ -42,10 +54,14 @@ class Sensor:
         prefix: tuple[str, ...] = (),
         preexec: Callable[[], None] | None = None,
         port: int = 0,
+        passed: Sequence[socket.socket | int] = (),
     ) -> None:
         self.folder = folder
         self.file = folder / file
         self._log_path = folder / f"log-{time.monotonic_ns()}"
+        descriptors = tuple(item if isinstance(item, int) else item.fileno() for item in passed)
+        if descriptors:
+            prefix = (*prefix, sys.executable, "-c", PASS_DESCRIPTORS, ",".join(map(str, descriptors)))
         arguments = [*prefix, sys.executable, "-m", "tcppc", "-p", str(port)]
         for host in hosts:
             arguments += ["-H", host]
@@ -61,6 +77,7 @@ class Sensor:
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 preexec_fn=preexec,
+                pass_fds=descriptors,
                 cwd=Path(__file__).parent.parent,
             )
 

@@ -12,6 +12,7 @@ import pytest
 import toml
 
 from tcppc import __version__, cli
+from tcppc.cli import arguments
 from tests import certificates
 from tests.conftest import Start
 from tests.harness import PATIENCE, Sensor, tcppc
@@ -222,3 +223,7 @@ def test_a_reader_that_goes_away_gives_no_traceback() -> None:
     )
     writer.close()
     assert "Traceback" not in done.stderr
+
+
+def test_every_command_is_listed_with_what_it_is_for() -> None:
+    assert list(cli.COMMANDS) == list(arguments.ABOUT)

@@ -67,7 +67,11 @@ def plain(address: str) -> str:
 
 
 def set_transparent(sock: socket.socket) -> bool:
-    """IP_TRANSPARENT and IPV6_TRANSPARENT (CAP_NET_ADMIN or CAP_NET_RAW); False where the process may not."""
+    """IP_TRANSPARENT and IPV6_TRANSPARENT (CAP_NET_ADMIN or CAP_NET_RAW); False where the process may not.
+
+    Both set one flag of the socket, which a service manager may have set already (Transparent=yes)."""
+    if sock.getsockopt(socket.SOL_IP, IP_TRANSPARENT):
+        return True
     try:
         sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
         if sock.family == socket.AF_INET6:
@@ -95,12 +99,15 @@ def want_destinations(sock: socket.socket) -> None:
 
 
 def set_receive_buffer(sock: socket.socket, size: int) -> int:
-    """Ask for `size` bytes, past net.core.rmem_max where the process may; returns what is in force."""
+    """Ask for `size` bytes, past net.core.rmem_max where the process may, and never for less than there is;
+    returns what is in force."""
+    # The kernel doubles what is asked, for its own overhead (socket(7)), and reports the double.
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-    # The kernel doubles what is asked, for its own overhead (socket(7)), and reports the double.
+        if before < size:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import select
 import socket
 import socketserver
 import threading
@@ -35,14 +37,27 @@ Request = tuple[Any, Any]
 
 
 class TCPServer(socketserver.ThreadingTCPServer, Server):
-    """One listening socket with its crew. `start` and `stop` are the caller's; `terms` may be replaced any time."""
+    """One listening socket with its crew. `start` and `stop` are the caller's; `terms` may be replaced any time.
+
+    `given` is a socket that a service manager listens on: then `address` and `port` only say where, and it is left
+    listening at the end, with those in its back-log, for whom the manager starts next.
+    """
 
     allow_reuse_address = True
     request_queue_size = sockets.LARGEST_BACKLOG
     daemon_threads = True
 
     def __init__(
-        self, address: sockets.Address, port: int, *, alone: bool, terms: Terms, books: Books, intake: Intake, log: Log
+        self,
+        address: sockets.Address,
+        port: int,
+        *,
+        alone: bool,
+        terms: Terms,
+        books: Books,
+        intake: Intake,
+        log: Log,
+        given: socket.socket | None = None,
     ) -> None:
         self.address_family = address[0]
         self.books = books
@@ -55,7 +70,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self._sessions: dict[Session, socket.socket] = {}  # open ones; dict operations are atomic
         self._said: dict[str, float] = {}
         # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
-        super().__init__((address[1], port), socketserver.BaseRequestHandler)
+        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        # A listener that others hold too cannot be shut down to wake who waits at it: they wait for this one as well.
+        self._wake_fd = os.eventfd(0) if given else -1
+        if given:
+            self._take_over(given)
         self.set_terms(terms)
         self._crew = Crew(f"tcp {self.name}", self._get, self._serve, self._refuse_for_threads, self._failed)
 
@@ -72,6 +91,14 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         sockets.set_v6only(self.socket, self._alone)
         self.transparent = sockets.set_transparent(self.socket)
         super().server_bind()
+
+    def _take_over(self, given: socket.socket) -> None:
+        self.socket.close()
+        self.socket = given
+        given.setblocking(False)
+        self.transparent = sockets.set_transparent(given)
+        self.server_address = given.getsockname()
+        self.server_activate()
 
     def set_terms(self, terms: Terms) -> None:
         """For sessions accepted from now on. The listener's time-outs are what accepted sockets inherit."""
@@ -92,8 +119,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self.stopping = True
         self._crew.stop()
         self._stop.set()
-        self._take_pending()
-        _wake(self.socket)
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
+        else:
+            self._take_pending()
+            _wake(self.socket)
         for sock in list(self._sessions.values()):
             _wake(sock)
 
@@ -118,6 +148,9 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
 
     def server_close(self) -> None:
         self.socket.close()
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
 
     def get_request(self) -> Request:
         """socket.accept() without its three enum look-ups and its Python subclass, which cost a session 2 µs of 46."""
@@ -127,6 +160,13 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     def _get(self) -> Request | None:
         """The next connection, or None for "ask again"."""
         try:
+            if self._wake_fd >= 0:
+                waiting = select.poll()  # each thread its own: one poll object serves one thread at a time
+                waiting.register(self.socket, select.POLLIN)
+                waiting.register(self._wake_fd, select.POLLIN)
+                waiting.poll()
+                if self.stopping:
+                    return None
             return self.get_request()
         except BlockingIOError:  # the inherited SO_RCVTIMEO
             return None

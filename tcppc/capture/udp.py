@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -21,14 +22,27 @@ SAY_AGAIN_SECONDS = 60.0
 
 
 class UDPServer(socketserver.ThreadingUDPServer):
-    """One socket and the thread that empties it; no thread a datagram, since nothing is waited for."""
+    """One socket and the thread that empties it; no thread a datagram, since nothing is waited for.
+
+    `given` is a socket that a service manager bound: then `address` and `port` only say where, and what comes after
+    `stop` stays in it for whom the manager starts next.
+    """
 
     allow_reuse_address = False  # on UDP it would let another process take our datagrams
     max_packet_size = 65535
     daemon_threads = True
 
     def __init__(
-        self, address: sockets.Address, port: int, *, alone: bool, buffer: int, books: Books, intake: Intake, log: Log
+        self,
+        address: sockets.Address,
+        port: int,
+        *,
+        alone: bool,
+        buffer: int,
+        books: Books,
+        intake: Intake,
+        log: Log,
+        given: socket.socket | None = None,
     ) -> None:
         self.address_family = address[0]
         self.buffer = buffer
@@ -40,7 +54,10 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self._log = log
         self._drops = 0
         self._said = -SAY_AGAIN_SECONDS
-        super().__init__((address[1], port), socketserver.BaseRequestHandler)
+        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        self._shared = given is not None
+        if given:
+            self._take_over(given)
         self._own, self._port = sockets.plain(str(self.server_address[0])), int(self.server_address[1])
         self._six = self.address_family == socket.AF_INET6
         self._thread = threading.Thread(target=self.serve_forever, name=f"udp {self.name}", daemon=True)
@@ -50,13 +67,29 @@ class UDPServer(socketserver.ThreadingUDPServer):
         """host:port as listened on."""
         return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
 
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
     def server_bind(self) -> None:
         sockets.set_v6only(self.socket, self._alone)
+        self._prepare()
+        super().server_bind()
+
+    def _prepare(self) -> None:
         self.transparent = sockets.set_transparent(self.socket)
         sockets.want_destinations(self.socket)
         self.buffer = sockets.set_receive_buffer(self.socket, self.buffer)
         sockets.set_receive_timeout(self.socket, POLL_SECONDS)
-        super().server_bind()
+
+    def _take_over(self, given: socket.socket) -> None:
+        self.socket.close()
+        self.socket = given
+        given.setblocking(True)
+        self._prepare()
+        self.server_address = given.getsockname()
+        with contextlib.suppress(OSError):  # a kernel before 4.12: see count_lost
+            self._drops = sockets.drops(given)  # those before were another one's
 
     def start(self) -> None:
         self._thread.start()
@@ -85,8 +118,9 @@ class UDPServer(socketserver.ThreadingUDPServer):
         """
         recvmsg, most, room = self.socket.recvmsg, self.max_packet_size, sockets.ANCILLARY_BYTES
         told, admit, put = sockets.told, self._books.datagram, self._intake.put
+        shared = self._shared
         wait, came = 0, False
-        while True:
+        while not (shared and self.stopping):
             try:
                 data, ancillary, _, peer = recvmsg(most, room, wait)
             except BlockingIOError:  # nothing there (MSG_DONTWAIT), or nothing came for long (SO_RCVTIMEO)
@@ -132,6 +166,8 @@ class UDPServer(socketserver.ThreadingUDPServer):
     def stop(self) -> None:
         """Read what has arrived, then end. May be called twice."""
         self.stopping = True
+        if self._shared:
+            return  # a shutdown would be for good, also for others: the reader looks up each POLL_SECONDS
         sockets.set_receive_timeout(self.socket, 0.001)
         try:
             self.socket.shutdown(socket.SHUT_RD)

@@ -1,0 +1,42 @@
+"""argv to one call each: the only place that parses arguments, prints usage, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tcppc import config, sensor
+from tcppc.capture import sockets
+from tcppc.cli import reading, serving
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, Command] = {
+    "serve": serving.serve,
+    "show": reading.show_command,
+    "check": serving.check,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; every expected error is one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = "serve"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}, or flags alone")
+        return COMMANDS[name](arguments)
+    except (UsageError, config.ConfigError) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return Exit.USAGE
+    except (sensor.StartError, sockets.ListenError) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return Exit.FAILED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.FAILED

@@ -1,0 +1,110 @@
+"""Argument parsers: one for each command, with the flags that are settings.
+
+Settings are one table, so that `tcppc`, `tcppc check` and conf/tcppc.toml say the same words about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from tcppc import config
+
+PROGRAM = "tcppc"
+
+# Every command and what it is for, as `tcppc --help` lists them.
+ABOUT = {
+    "serve": "the sensor: capture TCP, TLS and UDP to JSON Lines (what tcppc alone does)",
+    "show": "sessions as a person reads them: text or hex, filters, -f to follow",
+    "check": "is this configuration, or this data file, sound?",
+}
+
+
+class Exit(enum.IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+
+
+class UsageError(Exception):
+    """What was wrong with the arguments, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+# Flag names, the setting they set, and argparse's own words. One dash or two, as Go's flag package takes them.
+_SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] = (
+    (("-H",), ("tcppc", "host"), {"action": "append", "metavar": "HOST"}),
+    (("-p",), ("tcppc", "port"), {"metavar": "PORT"}),
+    (("-t",), ("tcppc", "timeout"), {"metavar": "SECONDS"}),
+    (("-w",), ("tcppc", "tcpFileFmt"), {"metavar": "FILE"}),
+    (("-T",), ("tcppc", "rotInt"), {"metavar": "SECONDS"}),
+    (("-offset",), ("tcppc", "rotOffset"), {"metavar": "SECONDS"}),
+    (("-z",), ("tcppc", "timezone"), {"metavar": "ZONE"}),
+    (("-R", "--nofile"), ("tcppc", "maxFdNum"), {"metavar": "NUMBER"}),
+    (("-C",), ("tcppc", "x509Cert"), {"metavar": "FILE"}),
+    (("-K",), ("tcppc", "x509Key"), {"metavar": "FILE"}),
+    (("-L",), ("tcppc", "logFile"), {"metavar": "FILE"}),
+    (("--tls",), ("capture", "tls"), {"metavar": "off|on|auto"}),
+    (("--sensor",), ("capture", "sensor"), {"metavar": "NAME"}),
+    (("-q", "--quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
+    (("--format",), ("files", "format"), {"metavar": "full|classic"}),
+    (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
+    (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),
+)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    for names, (section, key), words in _SETTINGS:
+        field = config.setting_of(section, key)
+        default = config.toml_value(field.default)
+        about = field.metadata["about"].replace("%", "%%")
+        if words.get("action") == "store_const":
+            text = "disable the TCP/TLS server" if key == "tcp" else "disable the UDP server" if key == "udp" else about
+        else:
+            text = f"{about} (default {default.replace('%', '%%')})"
+        # -p also as --p, --quiet also as -quiet: Go's flag package takes either.
+        spellings = [dash + name.lstrip("-") for name in names for dash in ("-", "--")]
+        hidden = [spelling for spelling in spellings if spelling not in names]
+        dest = f"{section}.{key}"
+        parser.add_argument(*names, dest=dest, help=text, default=None, **words)
+        parser.add_argument(*hidden, dest=dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **words)
+    parser.add_argument("-c", "--c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
+
+
+def overrides(arguments: argparse.Namespace) -> dict[tuple[str, str], tuple[str, Any]]:
+    given = vars(arguments)
+    return {
+        place: (names[0], given[f"{place[0]}.{place[1]}"])
+        for names, place, _ in _SETTINGS
+        if given.get(f"{place[0]}.{place[1]}") is not None
+    }
+
+
+# The values that Go's strconv.ParseBool takes.
+_GO_BOOLEAN = re.compile(
+    r"(--?(?:disable-tcp-server|disable-udp-server|v|q|quiet))=(?:(1|t|true)|(?:0|f|false))", re.IGNORECASE
+)
+
+
+def go_booleans(argv: Sequence[str]) -> list[str]:
+    """-disable-udp-server=true as -disable-udp-server, and =false as nothing: Go's flag package takes both."""
+    matches = [(argument, _GO_BOOLEAN.fullmatch(argument)) for argument in argv]
+    return [match[1] if match else argument for argument, match in matches if not match or match[2]]
+
+
+def parser(command: str, epilog: str, name: str | None = None) -> Parser:
+    """For `tcppc COMMAND`; `name` where the command is not what is typed."""
+    return Parser(
+        prog=f"{PROGRAM} {command}".rstrip(),
+        description=ABOUT[name or command],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )

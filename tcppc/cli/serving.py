@@ -1,0 +1,103 @@
+"""`tcppc [serve]` and `tcppc check`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tcppc import __version__, config, daemon, sensor
+from tcppc.cli.arguments import ABOUT, Exit, UsageError, add_settings, go_booleans, overrides, parser
+
+_EXAMPLES = """\
+examples:
+  tcppc -w 'data/tcppc-%Y%m%d.jsonl' -T 86400      one data file a day
+  tcppc -H 0.0.0.0 -H :: -p 2323 -q                IPv4 and IPv6, no log line a session
+  tcppc -c /etc/tcppc.toml                         settings from a file; flags win over it
+  tcppc -C server.crt -K server.key                TLS only, as tcppc-go does it
+
+commands (each has --help):
+{commands}
+"""
+
+
+def serve(argv: Sequence[str]) -> int:
+    commands = "\n".join(f"  tcppc {name:<40}{about}" for name, about in ABOUT.items())
+    flags = parser("", _EXAMPLES.format(commands=commands), "serve")
+    add_settings(flags)
+    flags.add_argument("-v", "--v", "--version", action="store_true", dest="version", help="show version and exit")
+    flags.add_argument(
+        "--hints", action="store_true", help="once it serves, say on standard output what to type to try it"
+    )
+    arguments = flags.parse_args(go_booleans(argv))
+    if arguments.version:
+        print(__version__)
+        return Exit.DONE
+    given = overrides(arguments)
+
+    def started(running: sensor.Sensor) -> None:
+        if arguments.hints:
+            print(_hints(running), flush=True)
+
+    return daemon.serve(lambda: config.load(arguments.file, given), started)
+
+
+def _hints(running: sensor.Sensor) -> str:
+    """Where it listens, where the file is, what to type: for someone who sees tcppc for the first time."""
+    servers = running.servers
+    port = servers[0].server_address[1]
+    file = os.path.abspath(running.file.path) if running.file else "none (give -w FILE)"
+    return "\n".join(
+        [
+            "",
+            f"tcppc listens on {', '.join(dict.fromkeys(server.name for server in servers))}, TCP (TLS too) and UDP.",
+            f"Sessions go to   {file}",
+            "Try it from another terminal (Ctrl+C there ends what waits, Ctrl+C here ends tcppc):",
+            f"  echo hello | nc -w 1 127.0.0.1 {port}",
+            f"  echo hello | nc -u -w 1 127.0.0.1 {port}",
+            f"  curl -k -m 2 https://127.0.0.1:{port}/index",
+            f"  tail -n 3 {file}" if running.file else "",
+            "",
+        ]
+    )
+
+
+_CHECK_EXAMPLES = """\
+examples:
+  tcppc check -c /etc/tcppc.toml           is this configuration sound? print what is in force
+  tcppc check -p 2323 -w data.jsonl        the same for flags
+  tcppc check --records data.jsonl         does every line keep to the record's schema?
+"""
+
+
+def check(argv: Sequence[str]) -> int:
+    flags = parser("check", _CHECK_EXAMPLES)
+    add_settings(flags)
+    flags.add_argument(
+        "--records", metavar="FILE", nargs="+", help="hold data files against the record's schema instead"
+    )
+    arguments = flags.parse_args(go_booleans(argv))
+    if arguments.records:
+        return _check_records(arguments.records)
+    found = config.load(arguments.file, overrides(arguments))
+    sensor.check(found)
+    print(config.as_toml(found))
+    return Exit.DONE
+
+
+def _check_records(paths: Sequence[str]) -> int:
+    from tcppc import schema
+
+    bad = 0
+    for path in paths:
+        try:
+            lines, problems = schema.check_file(path)
+        except schema.SchemaError as problem:
+            raise UsageError(str(problem)) from None
+        except OSError as problem:
+            raise UsageError(f"{path}: cannot be read: {problem.strerror}") from None
+        for problem_line in problems:
+            print(f"{path}:{problem_line}", file=sys.stderr)
+        print(f"{path}: {lines} records, {len(problems)} not as the schema says")
+        bad += len(problems)
+    return Exit.FAILED if bad else Exit.DONE
