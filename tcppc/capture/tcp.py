@@ -69,10 +69,10 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self._stop = threading.Event()
         self._sessions: dict[Session, socket.socket] = {}  # open ones; dict operations are atomic
         self._said: dict[str, float] = {}
-        # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         # A listener that others hold too cannot be shut down to wake who waits at it: they wait for this one as well.
         self._wake_fd = os.eventfd(0) if given else -1
+        # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
+        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         if given:
             self._take_over(given)
         self.set_terms(terms)
