@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.clock import Zone
@@ -78,7 +79,7 @@ def _stop(sensor: Sensor) -> int:
     whole = sensor.writer.stop(WRITER_SECONDS)
     if sensor.keeper:
         sensor.keeper.stop(1.0)
-    sensor.log(f"Sessions: {sensor.books.summary()}, {sensor.writer.recorded} recorded.")
+    sensor.log(f"Sessions: {sensor.books.summary()}, {sensor.books.recorded} recorded.")
     sensor.log("Exit.")
     return 0 if whole else 1
 
@@ -115,6 +116,10 @@ def _reload_file(sensor: Sensor, new: Config) -> None:
         sensor.keeper.keep_bytes = new.files.keep_bytes
     if sensor.file and new.tcppc.tcpFileFmt:
         file, renamed = sensor.file, naming(new)
+        if sensor.ledger:
+            sensor.ledger.zone, sensor.ledger.sensor = renamed.zone, new.sensor
+            if fixed_folder(new.tcppc.tcpFileFmt) != sensor.ledger.folder:
+                sensor.log(f"Reload: the ledger stays {sensor.ledger.path} until a restart.")
 
         def rename() -> None:
             file.naming = renamed

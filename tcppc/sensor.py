@@ -13,9 +13,10 @@ from pathlib import Path
 from tcppc.capture import certificate, limits, passed, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.conversation import Terms
-from tcppc.capture.files import DataFile, Naming
+from tcppc.capture.files import LEDGER, DataFile, Naming
 from tcppc.capture.intake import Intake
 from tcppc.capture.keep import Keeper
+from tcppc.capture.ledger import Ledger
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.capture.writer import Writer
@@ -43,6 +44,7 @@ class Sensor:
     writer: Writer
     file: DataFile | None
     keeper: Keeper | None
+    ledger: Ledger | None
     tcp: list[TCPServer]
     udp: list[UDPServer]
 
@@ -60,7 +62,7 @@ class Sensor:
         """One line for people, and the (time, sessions) from which the next one's rate is counted."""
         now, accepted = time.monotonic(), self.books.accepted
         rate = (accepted - before[1]) / max(1e-3, now - before[0])
-        line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.writer.recorded} recorded"
+        line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.books.recorded} recorded"
         return line, (now, accepted)
 
 
@@ -112,6 +114,8 @@ def check(config: Config) -> None:
         sockets.resolve(config.tcppc.host)
     except sockets.ListenError as problem:
         raise ConfigError(str(problem)) from None
+    if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
+        raise ConfigError(f"tcpFileFmt (-w) {config.tcppc.tcpFileFmt}: {LEDGER} is the ledger's name; expected another")
     if config.files.compress == "zstd":
         try:
             import zstandard  # noqa: F401
@@ -137,13 +141,14 @@ def build(config: Config) -> Sensor:
         raise StartError(f"Failed to open log file: {config.tcppc.logFile}: {problem.strerror}") from None
     books = Books(config.limits)
     intake = Intake(talkative=not config.capture.quiet)
-    file = keeper = None
-    if config.tcppc.tcpFileFmt:
-        file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None)
-        keeper = Keeper(config.tcppc.tcpFileFmt, config.files.compress, config.files.keep_bytes, lambda: file.path, log)
+    file = keeper = ledger = None
+    if pattern := config.tcppc.tcpFileFmt:
+        ledger = Ledger(pattern, zone, config.sensor, books, log)
+        file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None, ledger)
+        keeper = Keeper(pattern, config.files.compress, config.files.keep_bytes, lambda: file.path, log, ledger.removed)
     encoder = Encoder(zone, config.sensor, config.files.format)
     try:
-        writer = Writer(intake, books, log, encoder, file, config.tcppc.maxFdNum)
+        writer = Writer(intake, books, log, encoder, file, config.tcppc.maxFdNum, ledger)
     except (OSError, ValueError) as problem:
         raise StartError(
             f"Failed to set maximum number of file descriptors: {config.tcppc.maxFdNum}: {problem}"
@@ -151,7 +156,7 @@ def build(config: Config) -> Sensor:
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     context = tls_context(config, log)
-    made = Sensor(config, log, books, intake, writer, file, keeper, [], [])
+    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, [], [])
     _open_sockets(made, terms(config, context))
     return made
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tcppc import clock, log, records
+from tcppc.capture.files import LEDGER
 
 # A record of the default bounds is 22 MB of base64 and the frame of 65,536 payloads, some 6 MB more.
 MOST_LINE = 256 << 20
@@ -62,7 +63,7 @@ def data_files(path: Path) -> list[Path]:
     """The file itself, or a folder's data files, the oldest first."""
     if not path.is_dir():
         return [path]
-    found = [item for item in path.iterdir() if item.suffix in ENDINGS and item.name != "ledger.jsonl"]
+    found = [item for item in path.iterdir() if item.suffix in ENDINGS and item.name != LEDGER]
     return sorted((item for item in found if item.is_file()), key=lambda item: (item.stat().st_mtime, item.name))
 
 
@@ -83,7 +84,7 @@ def open_data(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _damage() -> tuple[type[Exception], ...]:
+def damage() -> tuple[type[Exception], ...]:
     """What reading a damaged compressed file raises."""
     kinds: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)
     with contextlib.suppress(ImportError):
@@ -100,7 +101,7 @@ def read_files(paths: list[Path]) -> Iterator[dict[str, Any] | None]:
             with open_data(path) as file:
                 for _, record in records.read_lines(iter(functools.partial(file.readline, MOST_LINE), b"")):
                     yield record
-        except _damage() as problem:
+        except damage() as problem:
             raise DataError(f"{path}: is damaged from here on: {problem}") from None
         except OSError as problem:
             raise DataError(f"{path}: cannot be read: {problem.strerror}") from None

@@ -160,6 +160,20 @@ class Sensor:
         dropped = sum(map(int, re.findall(r"(\d+) dropped", others)))
         assert accepted == recorded + still_open + dropped, found[0]
         assert "bytes held" not in others, found[0]
+        self.check_the_ledger(accepted, recorded, dropped)
+
+    def check_the_ledger(self, *expected: int) -> None:
+        """The ledger of this run, where it could be written, adds up to what the log says."""
+        ledger = self.file.parent / "ledger.jsonl"
+        lines = [json.loads(line) for line in ledger.read_bytes().splitlines()] if ledger.exists() else []
+        run = [line for line in lines if line["run"] == lines[-1]["run"] and "accepted" in line]
+        if run and run[-1]["event"] == "stop":
+            dropped = sum(sum(line.get("dropped", {}).values()) for line in run)
+            assert expected == (*(sum(line[name] for line in run) for name in ("accepted", "recorded")), dropped), run
+
+    def account(self) -> subprocess.CompletedProcess[str]:
+        """`tcppc account` of its folder."""
+        return tcppc("account", str(self.file.parent))
 
     def kill(self) -> None:
         if self.process.poll() is None:

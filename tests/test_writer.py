@@ -53,7 +53,7 @@ def test_what_cannot_be_encoded_costs_itself_alone_and_is_counted(tmp_path: Path
     assert desk.writer.stop(5)
     assert desk.books.dropped == {"error": 10}
     assert desk.books.held == 0
-    assert desk.writer.recorded == 90
+    assert desk.books.recorded == 90
     assert "Failed to encode data as json: ZeroDivisionError: thirteen: Session: " in desk.log_path.read_text("utf-8")
 
 
@@ -75,8 +75,8 @@ def test_all_memory_is_given_back_and_all_is_counted_once_written(tmp_path: Path
     for number in range(5000):
         desk.put(number)
     assert desk.writer.stop(5)
-    assert desk.lines() == desk.writer.recorded == desk.writer.lines_written == desk.books.accepted == 5000
-    assert desk.writer.bytes_written == desk.path.stat().st_size
+    assert desk.lines() == desk.books.recorded == desk.books.lines == desk.books.accepted == 5000
+    assert desk.books.bytes_written == desk.path.stat().st_size
     assert (desk.books.held, desk.books.open) == (0, 0)
 
 

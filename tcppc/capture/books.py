@@ -1,8 +1,8 @@
 """The books: what strangers may use, what they do use, and what became of every session.
 
-One lock guards every number here. Each accepted session ends in exactly one of `recorded`, `open` and
-`dropped`; what a bound refuses or cuts and what the kernel lost is counted by its cause. A refused session is
-recorded too (closed: limit), so `refused` is a reason, not a loss.
+One lock guards every number here. Each accepted session ends in exactly one of `recorded` and `dropped`, or is
+still `open` or on its way to the writer; what a bound refuses or cuts and what the kernel lost is counted by its
+cause. A refused session is recorded too (closed: limit), so `refused` is a reason, not a loss.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
+from typing import Any
 
 from tcppc.config import Limits
 
@@ -31,6 +32,10 @@ class Books:
         self._lock = threading.Lock()
         self.open = 0
         self.accepted = 0
+        self.recorded = 0  # sessions that are in the data file, or were logged where there is none
+        self.bytes_in = 0  # received in those
+        self.lines = 0  # written to data files
+        self.bytes_written = 0
         self.held = 0  # bytes of the memory bound in use
         self.refused: Counter[str] = Counter()  # sessions: sessions, source, memory, threads
         self.dropped: Counter[str] = Counter()  # sessions that reached no file: disk, memory, error
@@ -110,6 +115,15 @@ class Books:
         with self._lock:
             self.held -= size
 
+    def settle(self, sessions: int, bytes_in: int, charge: int, lines: int, bytes_written: int) -> None:
+        """These sessions are recorded, their memory is given back."""
+        with self._lock:
+            self.recorded += sessions
+            self.bytes_in += bytes_in
+            self.held -= charge
+            self.lines += lines
+            self.bytes_written += bytes_written
+
     def drop(self, cause: str, sessions: int = 1) -> None:
         """Sessions that will be in no file."""
         with self._lock:
@@ -125,6 +139,22 @@ class Books:
         with self._lock:
             self.errors[name] += count
             return self.errors[name]
+
+    def counts(self) -> dict[str, Any]:
+        """Everything counted so far, as the ledger names it: numbers, and numbers by cause."""
+        with self._lock:
+            return {
+                "accepted": self.accepted,
+                "recorded": self.recorded,
+                "open": self.open,
+                "truncated": dict(self.truncated),
+                "refused": dict(self.refused),
+                "dropped": dict(self.dropped),
+                "errors": dict(self.errors),
+                "bytes_in": self.bytes_in,
+                "lines": self.lines,
+                "bytes": self.bytes_written,
+            }
 
     def summary(self) -> str:
         """The counts in one line, those that are zero left out."""

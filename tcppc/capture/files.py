@@ -11,11 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tcppc.clock import Zone
+
+# Stands beside the data files: see ledger.py.
+LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,74 @@ def numbered(path: str, number: int) -> str:
     return str(plain.with_name(f"{plain.stem}.{number}{plain.suffix}"))
 
 
+def fixed_folder(pattern: str) -> Path:
+    """The last folder of a pattern that has no directives in it."""
+    folder = Path(pattern).parent
+    while "%" in str(folder):
+        folder = folder.parent
+    return folder
+
+
+def end_half_line(fd: int) -> int:
+    """A crash can leave half a line at a file's end: end it, so that new lines stand alone; returns the size."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        size += os.write(fd, b"\n")
+    return size
+
+
+def append(fd: int, size: int, lines: bytes, path: str) -> int:
+    """Append whole lines to a file of `size` bytes; returns how many bytes of them are in it, at least one line.
+
+    OSError where not even one fits: then nothing of them is in the file.
+    """
+    written = os.write(fd, lines)
+    if written == len(lines):
+        return written
+    whole = lines.rfind(b"\n", 0, written) + 1
+    # Only what this very write left behind the last whole line goes: nobody else's bytes follow it.
+    if os.fstat(fd).st_size == size + written:
+        os.ftruncate(fd, size + whole)
+    else:
+        os.write(fd, b"\n")
+    if not whole:
+        # write(2) tells why only when it takes nothing at all; a short write means that room ran out.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    return whole
+
+
+class FileLedger(Protocol):
+    """Who keeps account of the data files: ledger.py, which is built upon this module."""
+
+    def opened(self, path: str, size: int) -> None: ...
+
+    def closed(self, path: str, size: int, first: int, last: int) -> None: ...
+
+    def mark(self, path: str, size: int, first: int, last: int) -> None: ...
+
+
 class DataFile:
     """The open data file. Belongs to the writer's thread.
 
     `say(line)` logs; `closed(path)` is told of each file that will not be written to again.
     """
 
-    def __init__(self, naming: Naming, say: Callable[[str], None], closed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        naming: Naming,
+        say: Callable[[str], None],
+        closed: Callable[[str], None],
+        ledger: FileLedger | None = None,
+    ) -> None:
         self.naming = naming
         self.path = ""
         self.sessions = 0  # written to the file that is open
         self._say = say
         self._closed = closed
+        self._ledger = ledger
         self._fd = -1
-        self._size = 0
+        self.size = 0  # of the file that is open
+        self.first = self.last = 0
         self._period = 0
         self._number = 0
         self._identity = (0, 0)
@@ -73,7 +131,7 @@ class DataFile:
         if self._fd >= 0 and period != self._period:
             self._leave()
             self._number = 0
-        if self._fd >= 0 and self.naming.most_bytes and self._size >= self.naming.most_bytes:
+        if self._fd >= 0 and self.naming.most_bytes and self.size >= self.naming.most_bytes:
             self._leave()
             self._number += 1
         if self._fd >= 0 and self._gone():
@@ -102,9 +160,8 @@ class DataFile:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             status = os.fstat(fd)
-            size = status.st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                size += os.write(fd, b"\n")
+            size = end_half_line(fd)
+            if size != status.st_size:
                 self._say(f"The last line of {path} is cut off, as a crash leaves it; new lines follow on their own.")
         except OSError:
             os.close(fd)
@@ -112,9 +169,11 @@ class DataFile:
         before, self.path = self.path, path
         if before not in ("", path):
             self._closed(before)
-        self._fd, self._size, self._period = fd, size, period
+        self._fd, self.size, self._period = fd, size, period
         self._identity = (status.st_dev, status.st_ino)
-        self.sessions = 0
+        self.sessions = self.first = self.last = 0
+        if self._ledger:
+            self._ledger.opened(path, size)
         self._say(f"Created a session file: {path}")
 
     def write(self, lines: bytes) -> int:
@@ -122,22 +181,24 @@ class DataFile:
 
         OSError where not even one fits: then nothing of them is in the file.
         """
-        before = self._size
-        written = os.write(self._fd, lines)
-        if written == len(lines):
-            self._size = before + written
-            return written
-        whole = lines.rfind(b"\n", 0, written) + 1
-        # Only what this very write left behind the last whole line goes: nobody else's bytes follow it.
-        if os.fstat(self._fd).st_size == before + written:
-            os.ftruncate(self._fd, before + whole)
-            self._size = before + whole
-        else:
-            self._size = os.fstat(self._fd).st_size + os.write(self._fd, b"\n")
-        if not whole:
-            # write(2) tells why only when it takes nothing at all; a short write means that room ran out.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
-        return whole
+        try:
+            written = append(self._fd, self.size, lines, self.path)
+        finally:
+            self.size = os.fstat(self._fd).st_size
+        return written
+
+    def holds(self, instants: Iterable[int]) -> None:
+        """What was written is of these times (ns)."""
+        for instant in instants:
+            if not self.first or instant < self.first:
+                self.first = instant
+            if instant > self.last:
+                self.last = instant
+
+    def mark(self) -> None:
+        """Let the ledger say from time to time how things stand."""
+        if self._ledger and self._fd >= 0:
+            self._ledger.mark(self.path, self.size, self.first, self.last)
 
     def _leave(self, tell: bool = True) -> None:
         fd, self._fd = self._fd, -1
@@ -146,6 +207,8 @@ class DataFile:
         except OSError as problem:
             self._say(f"Failed to sync {self.path}: {problem.strerror}")
         os.close(fd)
+        if self._ledger:
+            self._ledger.closed(self.path, self.size, self.first, self.last)
         self._say(f"Wrote {self.sessions} session data.")
         if not tell:
             self.path = ""

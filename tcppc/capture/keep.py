@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from tcppc.capture.files import LEDGER, fixed_folder
 from tcppc.log import Log
 
 ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
@@ -44,12 +45,14 @@ def _piece(piece: str, directive: bool) -> str:
 def files_of(pattern: str) -> list[Path]:
     """Files that `pattern` can have made, the oldest first. A pattern with directives in its folders is looked
     for below the last folder without one."""
-    fixed = Path(pattern).parent
-    depth = 0
-    while "%" in str(fixed):
-        fixed, depth = fixed.parent, depth + 1
+    fixed = fixed_folder(pattern)
+    depth = len(Path(pattern).parent.parts) - len(fixed.parts)
     name = pattern_regex(pattern)
-    found = [path for path in fixed.glob("/".join(["*"] * depth + ["*"])) if name.fullmatch(path.name)]
+    found = [
+        path
+        for path in fixed.glob("/".join(["*"] * depth + ["*"]))
+        if name.fullmatch(path.name) and path.name != LEDGER
+    ]
     return sorted((path for path in found if path.is_file() and not path.is_symlink()), key=_age)
 
 
@@ -72,14 +75,24 @@ def free_name(path: str, ending: str) -> Path:
 
 
 class Keeper:
-    """Told of each closed file by `closed(path)`. `open_path()` gives the one that must not be touched."""
+    """Told of each closed file by `closed(path)`. `open_path()` gives the one that must not be touched; `removed(path,
+    size)` is told of each that went for `keep_bytes`."""
 
-    def __init__(self, pattern: str, compress: str, keep_bytes: int, open_path: Callable[[], str], log: Log) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        compress: str,
+        keep_bytes: int,
+        open_path: Callable[[], str],
+        log: Log,
+        removed: Callable[[str, int], None] = lambda path, size: None,
+    ) -> None:
         self.pattern = pattern
         self.compress = compress
         self.keep_bytes = keep_bytes
         self._open_path = open_path
         self._log = log
+        self._removed = removed
         self._todo: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -147,6 +160,7 @@ class Keeper:
                 return
             path.unlink()
             total -= size
+            self._removed(str(path), size)
             self._log(f"Removed the oldest session file: {path} ({size} bytes): files.keep_bytes is {self.keep_bytes}.")
 
     def _look_at_disk(self) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile
 from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake
+from tcppc.capture.ledger import Ledger
 from tcppc.capture.limits import raise_nofile
 from tcppc.log import Log, quote
 from tcppc.records import Encoder, Session
@@ -44,20 +45,24 @@ class Writer:
     """Owns the data file (None: sessions are logged only). `stop()` ends it after the last session is written."""
 
     def __init__(
-        self, intake: Intake, books: Books, log: Log, encoder: Encoder, file: DataFile | None, descriptors: int = 0
+        self,
+        intake: Intake,
+        books: Books,
+        log: Log,
+        encoder: Encoder,
+        file: DataFile | None,
+        descriptors: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.descriptors = raise_nofile(descriptors)
-        self.recorded = 0
         self.gave_up = 0  # sessions that the end came for before the disk took them
-        self.bytes_in = 0
-        self.lines_written = 0
-        self.bytes_written = 0
         self.turned = time.monotonic()  # when the last round began; it begins one each LONGEST_SLEEP at least
         self._intake = intake
         self._books = books
         self._log = log
         self._encoder = encoder
         self._file = file
+        self._ledger = ledger
         self._waiting: list[Session] = []
         self._batch: _Batch | None = None
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
@@ -69,6 +74,8 @@ class Writer:
 
     def start(self) -> None:
         """Open the data file (OSError where that cannot be) and begin."""
+        if self._ledger:
+            self._ledger.begin()
         if self._file:
             self._file.turn()
         self._thread.start()
@@ -178,6 +185,7 @@ class Writer:
         try:
             if self._file:
                 self._file.turn()
+                self._file.mark()
             while self._batch or self._waiting:
                 self._batch = self._batch or self._encode()
                 self._put(self._batch)
@@ -194,11 +202,7 @@ class Writer:
         while batch.lines:
             written = self._file.write(batch.lines) if self._file else len(batch.lines)
             count = len(batch.sessions) if written == len(batch.lines) else batch.lines.count(b"\n", 0, written)
-            if self._file:
-                self._file.sessions += count
-                self.lines_written += count
-                self.bytes_written += written
-            self._settle(batch.sessions[:count])
+            self._settle(batch.sessions[:count], written)
             batch.lines = batch.lines[written:]
             del batch.sessions[:count]
 
@@ -225,11 +229,17 @@ class Writer:
         lines.append("")
         return _Batch("\n".join(lines).encode("ascii"), sessions)
 
-    def _settle(self, sessions: list[Session]) -> None:
+    def _settle(self, sessions: list[Session], written: int) -> None:
         """These are in the file (or there is none): count them, say it, and give their memory back."""
-        self.recorded += len(sessions)
-        self.bytes_in += sum([session.bytes for session in sessions])
-        self._books.give(sum([session.charge for session in sessions]))
+        count = len(sessions)
+        bytes_in = sum([session.bytes for session in sessions])
+        charge = sum([session.charge for session in sessions])
+        if self._file:
+            self._file.sessions += count
+            self._file.holds([session.start for session in sessions])
+            self._books.settle(count, bytes_in, charge, count, written)
+        else:
+            self._books.settle(count, bytes_in, charge, 0, 0)
         if not self._intake.talkative:
             return
         prefix = self._log.prefix()
@@ -270,3 +280,5 @@ class Writer:
     def _finish(self) -> None:
         if self._file:
             self._file.close()
+        if self._ledger:
+            self._ledger.end()

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 from tcppc import config, sensor
 from tcppc.capture import sockets
-from tcppc.cli import reading, serving
+from tcppc.cli import accounting, reading, serving
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command] = {
     "serve": serving.serve,
     "show": reading.show_command,
+    "account": accounting.account,
     "check": serving.check,
 }
 

@@ -1,0 +1,280 @@
+"""The ledger read back: what was accepted, what became of it, and whether the files still hold it.
+
+`tcppc account DIR` in three steps: `read` the ledger's lines, `Account` adds them up by run and by file, `check` counts
+the lines and bytes that are there. docs/ledger.md tells the lines; all of them may be damaged, or from another sensor.
+Bounds: a ledger line is at most MOST_LINE bytes; data files are read in pieces.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tcppc.capture.files import LEDGER
+from tcppc.capture.ledger import in_use
+from tcppc.show import DataError, damage, open_data
+
+MOST_LINE = 1 << 20
+READ_BYTES = 1 << 20
+_TOTALS = ("accepted", "recorded", "bytes_in", "lines", "bytes")
+_CAUSES = ("refused", "truncated", "dropped", "errors")
+_OF_FILES = ("open", "close", "mark", "remove")
+_EVENTS = ("start", *_OF_FILES, "stop")
+
+
+@dataclass
+class Cause:
+    """How often something happened, and within which ledger lines: (from, to) as their time stamps."""
+
+    count: int = 0
+    since: str = ""
+    until: str = ""
+
+
+@dataclass
+class Run:
+    """One start of a sensor: totals of its lines, and how it ended."""
+
+    id: str
+    sensor: str
+    began: str
+    last: str
+    totals: Counter[str] = field(default_factory=Counter)
+    open: int = 0
+    stopped: bool = False
+
+    @property
+    def missing(self) -> int:
+        """Accepted sessions that are in no count, by its last line. While it runs some are on their way."""
+        return self.totals["accepted"] - self.totals["recorded"] - self.totals["dropped"] - self.open
+
+
+@dataclass
+class File:
+    """What the ledger says of one name; a name that came back after its file was moved or compressed is one more
+    life, and sizes are those of all lives together."""
+
+    name: str
+    last: str = ""  # time stamp of the last line about it
+    size: int = 0  # of the life that is open or was the last
+    before: int = 0  # of the lives before it
+    lines: int = 0  # written by sensors, all lives
+    unknown: int = 0  # bytes that no ledger line tells of: older than the ledger, or of a run that was killed
+    shrunk: list[str] = field(default_factory=list)
+    removed: bool = False
+
+
+def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(line number, values); None for a line that is no ledger line. OSError where it cannot be read."""
+    with path.open("rb") as file:
+        yield from read_lines(file)
+
+
+def read_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """As `read`, of an open file."""
+    for number, line in enumerate(iter(functools.partial(file.readline, MOST_LINE), b""), 1):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        yield number, values if _sound(values) else None
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _sound(values: Any) -> bool:
+    """Is this a line as docs/ledger.md says?"""
+    if not isinstance(values, dict) or values.get("event") not in _EVENTS:
+        return False
+    texts = ["timestamp", "run", "sensor"]
+    numbers: list[str] = []
+    if values["event"] in _OF_FILES:
+        texts.append("file")
+        numbers.append("size")
+    if values["event"] in ("close", "mark", "stop"):
+        numbers += [*_TOTALS, "open"]
+    return (
+        all(isinstance(values.get(name), str) for name in texts)
+        and all(_count(values.get(name)) for name in numbers)
+        and all(
+            isinstance(values.get(name, {}), dict) and all(map(_count, values.get(name, {}).values()))
+            for name in _CAUSES
+        )
+    )
+
+
+class Account:
+    """The sums of one folder's ledger. `problems` are why they do not agree, `notes` what one should know."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs: dict[str, Run] = {}
+        self.files: dict[str, File] = {}
+        self.causes: dict[tuple[str, str], Cause] = {}
+        self.lost_windows: list[tuple[str, str]] = []
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.checked = 0
+        self.running: Run | None = None
+        self._open: dict[str, str] = {}  # run: the file it has open
+
+    def add(self, values: dict[str, Any]) -> None:
+        """The next line of the ledger."""
+        stamp, key, event = values["timestamp"], values["run"], values["event"]
+        run = self.runs.setdefault(key, Run(key, values["sensor"], stamp, stamp))
+        before, run.last = run.last, stamp
+        if event in ("close", "mark", "stop"):
+            for name in _TOTALS:
+                run.totals[name] += values[name]
+            run.open = values["open"]
+            run.totals["dropped"] += sum(values.get("dropped", {}).values())
+            self._add_causes(values, before)
+        run.stopped = event == "stop"
+        if event in _OF_FILES:
+            self._add_file(values, before)
+        if event in ("open", "mark"):
+            self._open[key] = values["file"]
+        elif event in ("close", "stop"):
+            self._open.pop(key, None)
+
+    def _add_causes(self, values: dict[str, Any], before: str) -> None:
+        for kind in _CAUSES:
+            for name, count in values.get(kind, {}).items():
+                cause = self.causes.setdefault((kind, name), Cause(0, before))
+                cause.count += count
+                cause.until = values["timestamp"]
+
+    def _add_file(self, values: dict[str, Any], before: str) -> None:
+        name, event, size = values["file"], values["event"], values["size"]
+        if event == "remove":
+            for file in self.files.values():
+                if belongs(Path(name).name, Path(file.name).name) and Path(name).parent == Path(file.name).parent:
+                    file.removed = True
+            return
+        known = name in self.files
+        file = self.files.setdefault(name, File(name))
+        file.last = values["timestamp"]
+        if event == "open":
+            if known and size == 0:
+                file.before += file.size
+            elif size > file.size:
+                file.unknown += size - file.size
+            elif size < file.size:
+                file.shrunk.append(f"{file.size - size} bytes shorter at {values['timestamp']} than at {before}")
+        else:
+            file.lines += values["lines"]
+            if size < file.size + values["bytes"]:
+                file.shrunk.append(
+                    f"{file.size + values['bytes'] - size} bytes taken out between {before} and {values['timestamp']}"
+                )
+            elif size > file.size + values["bytes"]:
+                file.unknown += size - file.size - values["bytes"]
+        file.size = size
+
+    def close(self) -> None:
+        """All lines are read: judge the runs. The newest one without an end is the one that runs, if one does."""
+        unended = [run for run in self.runs.values() if not run.stopped]
+        if unended and in_use(self.folder / LEDGER):
+            self.running = unended.pop()
+        for run in unended:
+            self.problems.append(
+                f"the run of {run.began} ended without a stop (kill -9, power cut) after {run.last}: {run.open} "
+                "sessions were open by its last line; of them and of later ones the files have what was written by then"
+            )
+        for run in self.runs.values():
+            if run.stopped and run.missing:
+                self.problems.append(f"the run of {run.began}: {run.missing} accepted sessions are in no count")
+            if run.stopped and run.open:
+                self.problems.append(
+                    f"the run of {run.began}: {run.open} sessions were still open at its stop, and are lost"
+                )
+        sensors = sorted({run.sensor for run in self.runs.values()})
+        if len(sensors) > 1:
+            self.notes.append(f"lines of {len(sensors)} sensors: {', '.join(sensors)}")
+
+    def bytes_to_read(self) -> int:
+        """About how much `check` has to read."""
+        return sum(path.stat().st_size for file in self.files.values() for path in self._found(file))
+
+    def _found(self, file: File) -> list[Path]:
+        base = self.folder / file.name
+        if not base.parent.is_dir():
+            return []
+        return sorted(path for path in base.parent.iterdir() if belongs(path.name, base.name) and path.is_file())
+
+    def check(self, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Hold the files against the sums; `progress` is told of bytes read."""
+        for file in self.files.values():
+            found = self._found(file)
+            for words in file.shrunk:
+                self.problems.append(f"{file.name}: {words}")
+            if file.removed:
+                self.notes.append(f"{file.name}: removed, as files.keep_bytes asks: {file.lines} lines")
+                continue
+            if not found and file.size + file.before:
+                self.problems.append(f"{file.name}: is gone, with {file.lines} lines; it was moved or removed")
+                continue
+            try:
+                counted = [count_lines(path, progress) for path in found]
+            except DataError as problem:
+                self.problems.append(str(problem))
+                continue
+            self.checked += 1
+            self._compare(file, sum(lines for lines, _ in counted), sum(size for _, size in counted))
+
+    def _compare(self, file: File, lines: int, size: int) -> None:
+        expected = file.before + file.size
+        written_to = self.running is not None and self._open.get(self.running.id) == file.name
+        if size < expected:
+            self.problems.append(f"{file.name}: {_missing(file, lines, expected - size)} since {file.last}")
+        elif size > expected and not written_to and not self._left_open(file):
+            self.problems.append(f"{file.name}: has {size - expected} bytes that no ledger line tells of")
+        elif size == expected and not file.unknown and lines != file.lines:
+            self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; it was changed")
+        else:
+            extra = lines - file.lines
+            if extra > 0 and not written_to:
+                self.notes.append(
+                    f"{file.name}: {extra} lines that the ledger does not tell of: of a run that was killed, or older"
+                )
+
+    def _left_open(self, file: File) -> bool:
+        """Was a run killed that had it open?"""
+        return file.name in self._open.values()
+
+    def agrees(self) -> bool:
+        return not self.problems
+
+
+def _missing(file: File, lines: int, size: int) -> str:
+    gone = file.lines - lines
+    exact = f"{gone} lines, " if gone > 0 and not file.unknown else f"at least {gone} lines, " if gone > 0 else ""
+    return f"{exact}{size} bytes are missing"
+
+
+def belongs(name: str, base: str) -> bool:
+    """Is `name` the file `base`, or what compressing or logrotate made of it: base.gz, base.1.gz, base-20261121?"""
+    return name == base or (name.startswith((f"{base}.", f"{base}-")) and not name.endswith(".tmp"))
+
+
+def count_lines(path: Path, progress: Callable[[int], None]) -> tuple[int, int]:
+    """(lines, bytes) of a data file, decompressed. DataError where it cannot be read."""
+    lines = size = 0
+    try:
+        with open_data(path) as file:
+            while block := file.read(READ_BYTES):
+                lines += block.count(b"\n")
+                size += len(block)
+                progress(len(block))
+    except damage() as problem:
+        raise DataError(f"{path}: is damaged after {size} bytes: {problem}") from None
+    except OSError as problem:
+        raise DataError(f"{path}: cannot be read: {problem.strerror}") from None
+    return lines, size

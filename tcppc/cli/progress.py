@@ -1,0 +1,33 @@
+"""How far a long piece of work is: one line on standard error, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+PAUSE_SECONDS = 0.2
+
+
+class Progress:
+    """`what` of `total` bytes; call it with the bytes of each step, and `done` at the end."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = max(1, total)
+        self._so_far = 0
+        self._said = time.monotonic()  # nothing is shown of work that is done before the first pause is over
+        self._shown = False
+        self._wanted = sys.stderr.isatty()
+
+    def __call__(self, step: int) -> None:
+        self._so_far += step
+        now = time.monotonic()
+        if self._wanted and now - self._said >= PAUSE_SECONDS:
+            self._said, self._shown = now, True
+            share = min(1.0, self._so_far / self._total)
+            bar = "#" * round(share * 30)
+            print(f"\r\x1b[K{self._what} [{bar:<30}] {share:4.0%}", end="", file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
