@@ -21,6 +21,7 @@ from tcppc.show import DataError, damage, open_data
 
 MOST_LINE = 1 << 20
 READ_BYTES = 1 << 20
+MOST_FOLDERS = 4  # of a pattern such as %Y/%m/%d/%H.jsonl
 _TOTALS = ("accepted", "recorded", "bytes_in", "lines", "bytes")
 _CAUSES = ("refused", "truncated", "dropped", "errors")
 _OF_FILES = ("open", "close", "mark", "remove")
@@ -108,6 +109,21 @@ def _sound(values: Any) -> bool:
             for name in _CAUSES
         )
     )
+
+
+def running(folder: Path) -> str | None:
+    """The id of the run that writes here, where one does: the newest without an end while its sensor holds the ledger.
+    It stands in the folder, or in one above it. OSError where a ledger cannot be read."""
+    for place in (folder, *folder.resolve().parents[:MOST_FOLDERS]):
+        if (path := place / LEDGER).exists():
+            if not in_use(path):
+                return None
+            runs: dict[str, bool] = {}
+            for _, values in read(path):
+                if values:
+                    runs[values["run"]] = values["event"] == "stop"
+            return next((run for run in reversed(runs) if not runs[run]), None)
+    return None
 
 
 class Account:

@@ -99,6 +99,11 @@ class Files:
     """The data files."""
 
     format: str = setting("full", choice(*records.FORMATS), "full, or classic: tcppc-go's three keys alone")
+    record: str = setting(
+        "sessions",
+        choice("sessions", "events"),
+        "sessions: a line at each one's end; events: a line for its start, each payload and its end, as they happen",
+    )
     file_bytes: int = setting(
         4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
     )
@@ -203,6 +208,8 @@ def _check_together(config: Config, where: str) -> None:
         )
     if not config.capture.tcp and not config.capture.udp:
         raise ConfigError(f"{where}: TCP and UDP are both disabled: there is nothing to serve")
+    if config.files.record == "events" and config.files.format == "classic":
+        raise ConfigError(f"{where}: record = events goes with format = full: tcppc-go's record has no event lines")
     try:
         zone = clock.Zone(given.timezone)
     except ValueError as problem:

@@ -101,6 +101,7 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
         log(f"Reload: {', '.join(fixed)} will be as the file says after a restart.")
     sensor.books.set_limits(new.limits)
     sensor.intake.talkative = not new.capture.quiet
+    sensor.intake.steps = new.files.record == "events"
     for server in sensor.tcp:
         server.set_terms(terms(new, context))
     zone = log.zone = Zone(new.tcppc.timezone)

@@ -20,7 +20,7 @@ from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from socket import AF_INET6, IPPROTO_TCP, IPPROTO_UDP, inet_aton, inet_pton
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcppc import clock
 from tcppc.protocols import app, client_hello
@@ -68,6 +68,21 @@ class Session:
     truncated: bool = False
     tls: TLS | None = None
     charge: int = 0  # bytes of memory that it holds of the books' bound
+    id: str = ""  # given early where its event lines share it, else when its line is made
+
+
+class Step(NamedTuple):
+    """Something that happened in a session, for `--record events`.
+
+    `event` is start, payload or tls. `number` counts the session's payload lines before it; a handshake's bytes are
+    such lines too until `tls` says that all lines before it were the handshake's.
+    """
+
+    session: Session
+    event: str
+    number: int
+    instant: int
+    data: bytes = b""
 
 
 def new_id(instant: int) -> str:
@@ -103,8 +118,10 @@ class Encoder:
         self._classic = form == "classic"
 
     def line(self, session: Session) -> str:
-        """One line of JSON without its line feed; ASCII only."""
+        """One line of JSON without its line feed; ASCII only. Of a session that has event lines: its end."""
         stamp = self._stamp
+        if session.id:
+            return self._end(session)
         start = session.start
         began = stamp(start)
         pieces = []
@@ -121,14 +138,55 @@ class Encoder:
             return f"{flow}[{payloads}]}}" if payloads else f"{flow}null}}"
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
         ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
-        truncated = ',"truncated":true' if session.truncated else ""
-        tls = f',"tls":{_tls(session.tls)}' if session.tls else ""
-        name = app.guess(session.payloads[0][1], session.proto) if session.payloads else None
-        guess = f',"app":"{name}"' if name else ""
         return (
-            f'{flow}[{payloads}],"id":"{new_id(session.start)}",{ended}"bytes":{session.bytes}{truncated}'
-            f'{self._sensor},"community_id":"{community}"{tls}{guess}}}'
+            f'{flow}[{payloads}],"id":"{new_id(session.start)}",{ended}{_sums(session)}'
+            f'{self._sensor},"community_id":"{community}"{_found(session)}}}'
         )
+
+    def step(self, step: Step) -> str:
+        """The event line of a step, without its line feed; ASCII only. The first one gives the session its id."""
+        session, event, number, instant, data = step
+        when = self._stamp(instant)
+        if event == "payload":
+            encoded = b2a_base64(data, newline=False).decode("ascii")
+            return f'{{"timestamp":"{when}","event":"payload","id":"{session.id}","index":{number},"data":"{encoded}"}}'
+        if event == "tls":
+            tls = f'"tls":{_tls(session.tls)}' if session.tls else ""
+            return f'{{"timestamp":"{when}","event":"tls","id":"{session.id}","index":{number},{tls}}}'
+        session.id = new_id(session.start)
+        community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
+        return (
+            # The session may have become TLS meanwhile: the line is of the moment it was accepted.
+            f'{{"timestamp":"{when}","event":"start","flow":{{"proto":"tcp","src":"{session.src}",'
+            f'"sport":{session.sport},"dst":"{session.dst}","dport":{session.dport}}},"id":"{session.id}"'
+            f'{self._sensor},"community_id":"{community}"}}'
+        )
+
+    def _end(self, session: Session) -> str:
+        """The event line of a session's end: what its record has beside the lines before."""
+        tls = session.tls
+        told = tls and tls.version and not tls.error  # its tls line has it all
+        found = _found(session, with_tls=not told)
+        return (
+            f'{{"timestamp":"{self._stamp(session.end)}","event":"end","id":"{session.id}","proto":"{session.proto}",'
+            f'"payloads":{len(session.payloads)},"closed":"{session.closed}",{_sums(session)}{found}}}'
+        )
+
+
+def run_of(identity: str) -> str:
+    """The part of a session's id, or of a ledger line's run, that each start of a sensor draws anew."""
+    return identity[19:28]
+
+
+def _sums(session: Session) -> str:
+    return f'"bytes":{session.bytes},"truncated":true' if session.truncated else f'"bytes":{session.bytes}'
+
+
+def _found(session: Session, with_tls: bool = True) -> str:
+    """What the decoders made of it, each with its comma before."""
+    tls = f',"tls":{_tls(session.tls)}' if session.tls and with_tls else ""
+    name = app.guess(session.payloads[0][1], session.proto) if session.payloads else None
+    return f'{tls},"app":"{name}"' if name else tls
 
 
 def _tls(tls: TLS) -> str:

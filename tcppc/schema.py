@@ -1,4 +1,4 @@
-"""Is a data file as the record's contract says? The contract is record-1.schema.json (also in conf/)."""
+"""Is a data file as the contracts say? They are record-1.schema.json and event-1.schema.json (also in conf/)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,38 @@ from tcppc import records
 
 # More are counted, not shown.
 MOST_PROBLEMS = 20
-NAME = "record-1.schema.json"
+NAMES = ("record-1.schema.json", "event-1.schema.json")
 
 
 class SchemaError(Exception):
     """Why nothing can be checked, in one line."""
 
 
-def schema() -> dict[str, Any]:
+def schema(name: str = NAMES[0]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one line."""
-    loaded: dict[str, Any] = json.loads(resources.files("tcppc").joinpath(NAME).read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(resources.files("tcppc").joinpath(name).read_text(encoding="utf-8"))
     return loaded
+
+
+def validators() -> tuple[Any, Any]:
+    """For records and for event lines. SchemaError where the package jsonschema is missing."""
+    try:
+        import jsonschema
+        import referencing
+    except ImportError:
+        raise SchemaError("the package jsonschema is missing: pip install 'tcppc[schema]'") from None
+    schemas = [schema(name) for name in NAMES]
+    registry: Any = referencing.Registry().with_resources(
+        (each["$id"], referencing.Resource.from_contents(each)) for each in schemas
+    )
+    of_records, of_events = (jsonschema.Draft202012Validator(each, registry=registry) for each in schemas)
+    return of_records, of_events
 
 
 def check_file(path: str) -> tuple[int, list[str]]:
     """(lines, one text `NUMBER: what is wrong` for each line that is not as it should be). OSError where the file
     cannot be read, SchemaError where the package jsonschema is missing."""
-    try:
-        import jsonschema
-    except ImportError:
-        raise SchemaError("the package jsonschema is missing: pip install 'tcppc[schema]'") from None
-    validator = jsonschema.Draft202012Validator(schema())
+    of_records, of_events = validators()
     lines = 0
     problems = []
     with open(path, "rb") as file:
@@ -39,6 +50,7 @@ def check_file(path: str) -> tuple[int, list[str]]:
             if record is None:
                 problems.append(f"{number}: is no JSON object, as a crash leaves a half line")
                 continue
+            validator = of_events if "event" in record else of_records
             error = next(iter(validator.iter_errors(record)), None)
             if error is not None:
                 place = "/".join(map(str, error.absolute_path)) or "the record"

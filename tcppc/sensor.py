@@ -140,7 +140,7 @@ def build(config: Config) -> Sensor:
     except OSError as problem:
         raise StartError(f"Failed to open log file: {config.tcppc.logFile}: {problem.strerror}") from None
     books = Books(config.limits)
-    intake = Intake(talkative=not config.capture.quiet)
+    intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
     file = keeper = ledger = None
     if pattern := config.tcppc.tcpFileFmt:
         ledger = Ledger(pattern, zone, config.sensor, books, log)

@@ -8,7 +8,6 @@ leaves half ones) are counted and passed over. Bounds: one line is held at a tim
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import io
 import os
@@ -94,12 +93,21 @@ def damage() -> tuple[type[Exception], ...]:
     return kinds
 
 
-def read_files(paths: list[Path]) -> Iterator[dict[str, Any] | None]:
-    """All records; None for each line that is none. DataError where a file is damaged or cannot be read."""
+def read_files(
+    paths: list[Path], progress: Callable[[int], None] = lambda size: None
+) -> Iterator[dict[str, Any] | None]:
+    """All records; None for each line that is none. DataError where a file is damaged or cannot be read. `progress`
+    is told of each line's bytes."""
+
+    def counted(file: IO[bytes]) -> Iterator[bytes]:
+        while line := file.readline(MOST_LINE):
+            progress(len(line))
+            yield line
+
     for path in paths:
         try:
             with open_data(path) as file:
-                for _, record in records.read_lines(iter(functools.partial(file.readline, MOST_LINE), b"")):
+                for _, record in records.read_lines(counted(file)):
                     yield record
         except damage() as problem:
             raise DataError(f"{path}: is damaged from here on: {problem}") from None

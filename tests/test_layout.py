@@ -33,6 +33,7 @@ FLOORS = {
     "tcppc.notify": 1,
     "tcppc.capture": 3,
     "tcppc.account": 4,
+    "tcppc.recover": 4,
     "tcppc.schema": 4,
     "tcppc.show": 4,
     "tcppc.sensor": 4,

@@ -18,10 +18,10 @@ def record(**changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def test_the_schema_is_sound_and_the_one_in_conf() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema.schema())
-    in_conf = ROOT / "conf" / schema.NAME
-    assert json.loads(in_conf.read_text(encoding="utf-8")) == schema.schema()
+def test_the_schemas_are_sound_and_those_in_conf() -> None:
+    for name in schema.NAMES:
+        jsonschema.Draft202012Validator.check_schema(schema.schema(name))
+        assert json.loads((ROOT / "conf" / name).read_text(encoding="utf-8")) == schema.schema(name)
 
 
 def test_the_schema_and_the_document_name_the_same_keys() -> None:
@@ -50,3 +50,23 @@ def test_what_breaks_the_contract_is_named(tmp_path: Path, changes: dict[str, An
     assert lines == 2
     assert len(problems) == 1
     assert problems[0].startswith(f"2: {place}: ")
+
+
+def events(**changes: Any) -> list[dict[str, Any]]:
+    session = records.Session("tcp", "192.0.2.1", 1, "192.0.2.2", 2, 1, [(1, b"x")], 1, 2, "peer")
+    encoder = records.Encoder(clock.Zone("UTC"), "s")
+    start = encoder.step(records.Step(session, "start", 0, 1))
+    payload = encoder.step(records.Step(session, "payload", 0, 1, b"x"))
+    return [json.loads(line) | changes for line in (start, payload, encoder.line(session))]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"event": "pause"}, {"id": "1"}, {"unheard_of": 1}, {"timestamp": ""}, {"closed": "bored"}]
+)
+def test_event_lines_have_a_schema_of_their_own(tmp_path: Path, changes: dict[str, Any]) -> None:
+    file = tmp_path / "d.jsonl"
+    good, bad = events(), events(**changes)
+    file.write_text("".join(json.dumps(line) + "\n" for line in good + bad), encoding="ascii")
+    lines, problems = schema.check_file(str(file))
+    assert lines == 6
+    assert [problem.split(":")[0] for problem in problems] == ["4", "5", "6"]

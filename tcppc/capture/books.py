@@ -18,6 +18,8 @@ from tcppc.config import Limits
 # bytes (the Session, its addresses, numbers and place in the queue) and 136 (tuple, integer, bytes header); rounded up.
 SESSION_CHARGE = 1024
 PAYLOAD_CHARGE = 160
+# A payload's step on its way to the writer costs 104 more (a tuple of five, sys.getsizeof), and the queue its place.
+STEP_CHARGE = 128
 
 
 def source_key(address: str) -> str | bytes:

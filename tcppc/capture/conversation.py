@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from time import time_ns
 
 from tcppc.capture import tls as tls_layer
-from tcppc.capture.books import PAYLOAD_CHARGE, Books
+from tcppc.capture.books import PAYLOAD_CHARGE, STEP_CHARGE, Books
 from tcppc.capture.intake import SECURED, Intake
 from tcppc.capture.sockets import set_receive_timeout
 from tcppc.protocols.client_hello import looks_like
-from tcppc.records import TLS, Session
+from tcppc.records import TLS, Session, Step
 
 # The first reads are small, so that an open connection that says little holds little memory; one that fills
 # them gets large ones.
@@ -46,7 +46,10 @@ class Stopped(Exception):  # noqa: N818 - it is how a session ends, not an error
 class Conversation:
     """Reads one connection to its end. `stopping` tells whether the sensor is ending it."""
 
-    __slots__ = ("_books", "_deadline", "_intake", "_review", "_room", "_server", "_sock", "_terms", "session")
+    __slots__ = (
+        "_books", "_charge", "_deadline", "_intake", "_number", "_review", "_room", "_server", "_sock", "_steps",
+        "_terms", "session",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
         self.session = session
@@ -56,12 +59,17 @@ class Conversation:
         self._books: Books = server.books
         self._intake: Intake = server.intake
         self._room = terms.session_bytes
+        self._steps = self._intake.steps
+        self._number = 0  # payload lines so far, where there are event lines
+        self._charge = PAYLOAD_CHARGE + STEP_CHARGE if self._steps else PAYLOAD_CHARGE
         self._deadline = session.start + terms.duration
         self._review = self._deadline - terms.timeout  # from then on reads must wait less than the idle timeout
 
     def run(self) -> None:
         """Serve to the end, and say in the session how it closed. Raises nothing."""
         session = self.session
+        if self._steps:
+            self._intake.put(Step(session, "start", 0, session.start))
         try:
             if self._review < session.start:
                 self._shorten(session.start)
@@ -134,7 +142,7 @@ class Conversation:
         elif len(payloads) >= self._terms.session_payloads:
             self._truncate("session_payloads")
             return
-        charge = len(data) + PAYLOAD_CHARGE
+        charge = len(data) + self._charge
         if not data or not self._books.take(charge):
             if data:
                 self._truncate(self._books.scarce)
@@ -142,6 +150,9 @@ class Conversation:
         self._room -= len(data)
         session.charge += charge
         payloads.append((now, data))
+        if self._steps:
+            self._intake.put(Step(session, "payload", self._number, now, data))
+            self._number += 1
         if now > self._review:
             self._shorten(now)
 
@@ -219,13 +230,15 @@ class Conversation:
         """The handshake went well: payloads are what comes inside it from now on."""
         session = self.session
         record.version, record.cipher = tunnel.version, tunnel.cipher
-        freed = sum(len(data) + PAYLOAD_CHARGE for _, data in session.payloads) - len(record.hello)
+        freed = sum(len(data) + self._charge for _, data in session.payloads) - len(record.hello)
         self._books.give(freed)
         session.charge -= freed
         session.payloads.clear()
         session.bytes = 0
         session.truncated = False
         self._room = self._terms.session_bytes
+        if self._steps:
+            self._intake.put(Step(session, "tls", self._number, time_ns()))
         if self._intake.talkative:
             self._intake.tell(session, SECURED)
 

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
-from tcppc.records import Session
+from tcppc.records import Session, Step
 
 # Log lines that may wait; a writer that is this far behind has better things to do than to talk.
 MOST_EVENTS = 100_000
@@ -33,14 +33,15 @@ class Event(NamedTuple):
 ESTABLISHED = -1
 SECURED = -2
 
-Item = Session | Event
+Item = Session | Step | Event
 
 
 class Intake:
     """Sessions and events on their way to the writer."""
 
-    def __init__(self, talkative: bool = True) -> None:
-        self.talkative = talkative  # are events wanted?
+    def __init__(self, talkative: bool = True, steps: bool = False) -> None:
+        self.talkative = talkative  # are events wanted, for the log?
+        self.steps = steps  # are steps wanted, for event lines?
         self.events_lost = 0
         self._items: deque[Item] = deque()
         self._asleep = False
@@ -50,7 +51,7 @@ class Intake:
         return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Hand over a session that has ended, or a datagram."""
+        """Hand over a session that has ended, a datagram, or a step of a session."""
         self._items.append(item)
         if self._asleep:
             self._wake.set()

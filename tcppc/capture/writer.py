@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile
-from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake
+from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake, Item
 from tcppc.capture.ledger import Ledger
 from tcppc.capture.limits import raise_nofile
 from tcppc.log import Log, quote
-from tcppc.records import Encoder, Session
+from tcppc.records import Encoder, Session, Step
 
 # A batch is at most this many sessions or bytes of payload, so that memory for its text stays small.
 BATCH_SESSIONS = 2000
@@ -35,10 +35,10 @@ LONGEST_SLEEP = 1.0
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines that are ready, and the sessions they are of: one line each, in the same order."""
+    """Lines that are ready, and what they are of: one line each, in the same order."""
 
     lines: bytes
-    sessions: list[Session]
+    items: list[Session | Step]
 
 
 class Writer:
@@ -63,7 +63,7 @@ class Writer:
         self._encoder = encoder
         self._file = file
         self._ledger = ledger
-        self._waiting: list[Session] = []
+        self._waiting: list[Session | Step] = []
         self._batch: _Batch | None = None
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
         self._retry = 0.0
@@ -145,7 +145,7 @@ class Writer:
             sleep = min(sleep, boundary - now) if boundary else sleep
         return max(0.001, sleep)
 
-    def _sort(self, items: list[Session | Event]) -> None:
+    def _sort(self, items: list[Item]) -> None:
         """Log lines for what is said, sessions to those that wait."""
         talk: list[str] = []
         say = talk.append if self._intake.talkative else None
@@ -155,6 +155,8 @@ class Writer:
                 if say and not item.closed and item.payloads:
                     data = item.payloads[0][1]
                     say(f"{prefix}UDP: Received: {self._name(item)}: {quote(data)} ({len(data)} bytes)\n")
+                self._waiting.append(item)
+            elif isinstance(item, Step):
                 self._waiting.append(item)
             elif say:
                 say(f"{prefix}{self._event_line(item)}\n")
@@ -201,43 +203,53 @@ class Writer:
     def _put(self, batch: _Batch) -> None:
         while batch.lines:
             written = self._file.write(batch.lines) if self._file else len(batch.lines)
-            count = len(batch.sessions) if written == len(batch.lines) else batch.lines.count(b"\n", 0, written)
-            self._settle(batch.sessions[:count], written)
+            count = len(batch.items) if written == len(batch.lines) else batch.lines.count(b"\n", 0, written)
+            self._settle(batch.items[:count], written)
             batch.lines = batch.lines[written:]
-            del batch.sessions[:count]
+            del batch.items[:count]
 
     def _encode(self) -> _Batch:
-        """As many waiting sessions as make a batch; one that cannot be encoded is counted and told, not kept."""
-        sessions: list[Session] = []
+        """As much of what waits as makes a batch; what cannot be encoded is counted and told, not kept."""
+        items: list[Session | Step] = []
         lines: list[str] = []
         charge = taken = 0
-        encode = self._encoder.line
-        for session in self._waiting:
+        line, step = self._encoder.line, self._encoder.step
+        for item in self._waiting:
             taken += 1
             try:
-                lines.append(encode(session))
+                if isinstance(item, Session):
+                    lines.append(line(item))
+                    charge += item.charge
+                else:
+                    lines.append(step(item))
+                    charge += len(item.data)
             except Exception as problem:  # a bug of ours; every other session goes on
-                self._books.drop("error")
-                self._books.give(session.charge)
-                self._log(f"Failed to encode data as json: {type(problem).__name__}: {problem}: {self._name(session)}")
+                self._lose(item, problem)
                 continue
-            sessions.append(session)
-            charge += session.charge
+            items.append(item)
             if charge >= BATCH_BYTES:
                 break
         del self._waiting[:taken]
         lines.append("")
-        return _Batch("\n".join(lines).encode("ascii"), sessions)
+        return _Batch("\n".join(lines).encode("ascii"), items)
 
-    def _settle(self, sessions: list[Session], written: int) -> None:
+    def _lose(self, item: Session | Step, problem: Exception) -> None:
+        session = item if isinstance(item, Session) else item.session
+        if item is session:
+            self._books.drop("error")
+            self._books.give(session.charge)
+        self._log(f"Failed to encode data as json: {type(problem).__name__}: {problem}: {self._name(session)}")
+
+    def _settle(self, items: list[Session | Step], written: int) -> None:
         """These are in the file (or there is none): count them, say it, and give their memory back."""
+        sessions = [item for item in items if isinstance(item, Session)]
         count = len(sessions)
         bytes_in = sum([session.bytes for session in sessions])
         charge = sum([session.charge for session in sessions])
         if self._file:
             self._file.sessions += count
             self._file.holds([session.start for session in sessions])
-            self._books.settle(count, bytes_in, charge, count, written)
+            self._books.settle(count, bytes_in, charge, len(items), written)
         else:
             self._books.settle(count, bytes_in, charge, 0, 0)
         if not self._intake.talkative:
@@ -270,7 +282,8 @@ class Writer:
 
     def _give_up(self) -> None:
         """The end came before the disk: count what is lost."""
-        given_up = self._waiting + (self._batch.sessions if self._batch else [])
+        items = self._waiting + (self._batch.items if self._batch else [])
+        given_up = [item for item in items if isinstance(item, Session)]
         lost = len(given_up)
         self._books.drop("disk", lost)
         self._books.give(sum([session.charge for session in given_up]))

@@ -16,6 +16,7 @@ COMMANDS: dict[str, Command] = {
     "serve": serving.serve,
     "show": reading.show_command,
     "account": accounting.account,
+    "recover": accounting.recover_command,
     "check": serving.check,
 }
 

@@ -1,17 +1,24 @@
-"""`tcppc account`: was anything lost, when, and why."""
+"""`tcppc account` and `tcppc recover`: was anything lost, and what of it can be had back."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
-from tcppc.account import Account, Run, read
-from tcppc.capture.files import LEDGER
-from tcppc.cli.arguments import Exit, UsageError, parser
+from tcppc import recover
+from tcppc.account import Account, Run, read, running
+from tcppc.capture.files import LEDGER, end_half_line
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
-from tcppc.show import safe
+from tcppc.cli.reading import all_files
+from tcppc.records import read_lines, run_of
+from tcppc.show import DataError, read_files, safe
 
-_EXAMPLES = """\
+_ACCOUNT_EXAMPLES = """\
 examples:
   tcppc account /var/lib/tcppc      was anything lost, when, and why? exit 1 where the sums do not agree
   tcppc account -q data/ || mail    the same for a timer: says nothing while all is well
@@ -22,7 +29,7 @@ MOST_LINES = 20
 
 
 def account(argv: Sequence[str]) -> int:
-    flags = parser("account", _EXAMPLES)
+    flags = parser("account", _ACCOUNT_EXAMPLES)
     flags.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a folder with data files and their ledger")
     flags.add_argument("-q", "--quiet", action="store_true", help="say nothing where the sums agree")
     given = flags.parse_args(argv)
@@ -91,3 +98,72 @@ def _causes(sums: Account, kind: str, head: str) -> Iterator[str]:
         yield head
     for name, cause in found.items():
         yield f"            {cause.count:>14,}  {name}, between {cause.since} and {cause.until}"
+
+
+_RECOVER_EXAMPLES = """\
+examples:
+  tcppc recover data/events.jsonl > sessions.jsonl     session records of event lines (--record events)
+  tcppc recover data/ -o sessions.jsonl                adds what is not in sessions.jsonl yet; may be run again
+"""
+
+
+def recover_command(argv: Sequence[str]) -> int:
+    flags = parser("recover", _RECOVER_EXAMPLES)
+    flags.add_argument("paths", nargs="+", metavar="FILE|DIR", type=Path)
+    flags.add_argument("-o", "--output", metavar="FILE", type=Path, help="add the records to this file")
+    given = flags.parse_args(argv)
+    try:
+        files = list(dict.fromkeys(path.resolve() for path in all_files(given.paths)))
+        if given.output and given.output.exists():
+            files = [path for path in files if not path.samefile(given.output)]
+        assembler = recover.Assembler()
+        if given.output is None:
+            return _recover(assembler, files, sys.stdout.buffer)
+        with given.output.open("a+b") as output:
+            output.seek(0)
+            for _, record in read_lines(output):
+                if record and "event" not in record:
+                    with contextlib.suppress(ValueError):  # something else was in that file: nothing to know of it
+                        assembler.add(record)
+            end_half_line(output.fileno())
+            return _recover(assembler, files, output)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise UsageError(f"{problem.filename}: cannot be used: {problem.strerror}") from None
+    except DataError as problem:
+        raise UsageError(str(problem)) from None
+
+
+def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[bytes]) -> int:
+    """Write what becomes whole as it does, then what never did; say in one line what came of it."""
+    alive = {run_of(run) for folder in {path.parent for path in files} if (run := running(folder))}
+    whole = lost = passed_over = 0
+    progress = Progress("reading", sum(path.stat().st_size for path in files))
+    try:
+        for line in read_files(list(files), progress):
+            try:
+                record = assembler.add(line) if line is not None else None
+            except ValueError:
+                line = None
+            passed_over += line is None
+            if line is not None and record:
+                whole += 1
+                output.write(_line(record))
+        for record in assembler.rest(alive):
+            lost += 1
+            output.write(_line(record))
+        output.flush()
+    finally:
+        progress.done()
+    still_open, strays = assembler.left()
+    words = [f"{whole} sessions whole", f"{lost} lost (they never ended)"]
+    words += [f"{still_open} still open"] if still_open else []
+    words += [f"{passed_over} lines passed over, that are cut off or no records"] if passed_over else []
+    words += [f"{strays} sessions left out: they begin in a file that was not given"] if strays else []
+    print(f"{PROGRAM}: {', '.join(words)}", file=sys.stderr)
+    return Exit.FAILED if strays else Exit.DONE
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"

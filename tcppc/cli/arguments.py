@@ -20,6 +20,7 @@ ABOUT = {
     "serve": "the sensor: capture TCP, TLS and UDP to JSON Lines (what tcppc alone does)",
     "show": "sessions as a person reads them: text or hex, filters, -f to follow",
     "account": "the ledger: was anything lost, when, and why?",
+    "recover": "event lines, also of a killed sensor, to session records",
     "check": "is this configuration, or this data file, sound?",
 }
 
@@ -56,6 +57,7 @@ _SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] =
     (("--sensor",), ("capture", "sensor"), {"metavar": "NAME"}),
     (("-q", "--quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
     (("--format",), ("files", "format"), {"metavar": "full|classic"}),
+    (("--record",), ("files", "record"), {"metavar": "sessions|events"}),
     (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
     (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tcppc import records, show, values
+from tcppc import records, recover, show, values
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 
 _SHOW_EXAMPLES = """\
@@ -43,7 +43,8 @@ def show_command(argv: Sequence[str]) -> int:
             until=values.moment(given.until, time.time_ns()) if given.until else 0,
         )
         most = values.size(1)(given.max)
-        found = show.follow(given.paths) if given.follow else show.read_files(_all_files(given.paths))
+        found = show.follow(given.paths) if given.follow else show.read_files(all_files(given.paths))
+        found = recover.assembled(found)
         if given.raw:
             return _show_raw(found, given.raw)
         return _show_sessions(found, wanted, most)
@@ -57,7 +58,7 @@ def show_command(argv: Sequence[str]) -> int:
         raise UsageError(f"expected {problem}") from None
 
 
-def _all_files(paths: Sequence[Path]) -> list[Path]:
+def all_files(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in show.data_files(path)]
 
 
