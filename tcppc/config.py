@@ -17,7 +17,7 @@ from typing import Any
 import toml
 
 from tcppc import clock, records
-from tcppc.values import Converter, choice, duration, size, switch, text, texts, whole
+from tcppc.values import Converter, choice, duration, networks, size, switch, text, texts, whole
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -70,6 +70,9 @@ class Capture:
     quiet: bool = setting(False, switch, "no log lines for sessions")
     state_dir: str = setting(
         "", text, "where the self-made TLS certificate is kept; empty: /var/lib/tcppc or ~/.local/state/tcppc"
+    )
+    proxy_protocol: tuple[str, ...] = setting(
+        (), networks, "load balancers, as networks, whose PROXY protocol header is believed; a list, none by default"
     )
     udp_buffer: int = setting(64 * MIB, size(4096, 1 << 30), "bytes of kernel buffer for datagrams not read yet")
 

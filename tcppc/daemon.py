@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
@@ -28,6 +29,10 @@ GC_THRESHOLD = 50_000
 SESSIONS_SECONDS = 5.0
 WRITER_SECONDS = 5.0
 STATUS_SECONDS = 10.0
+# For so long all sessions must have come from one private address before it is taken for a gateway that hides who they
+# are of; and so many, since a host that is alone with its sensor may well try it now and then.
+GATEWAY_SECONDS = 3600.0
+GATEWAY_SESSIONS = 10
 
 # Settings that are read once: a reload says that they need a restart.
 _FIXED = {
@@ -130,16 +135,47 @@ def _reload_file(sensor: Sensor, new: Config) -> None:
         sensor.log("Reload: tcppc.tcpFileFmt begins or ends to be used after a restart.")
 
 
+class GatewayWatch:
+    """Warns where something in front of the sensor, such as a container's port forwarding, hides all sources."""
+
+    def __init__(self, sensor: Sensor) -> None:
+        self._sensor = sensor
+        self._next = time.monotonic() + GATEWAY_SECONDS
+        self._warned: str | bytes = ""
+
+    def due(self) -> float:
+        """Seconds until there is something to look at, some at least."""
+        return max(0.01, self._next - time.monotonic())
+
+    def look(self) -> None:
+        """Once each GATEWAY_SECONDS: was there one source only, and a private one?"""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + GATEWAY_SECONDS
+        key, sessions = self._sensor.books.turn_sources()
+        if not key or sessions < GATEWAY_SESSIONS or key == self._warned:
+            return
+        address = ip_address(key.ljust(16, b"\0") if isinstance(key, bytes) else key)
+        if address.is_private:
+            self._warned = key
+            self._sensor.log(
+                f"All {sessions} sessions of the last {GATEWAY_SECONDS / 60:.0f} minutes came from {address}, a "
+                "private address: something in front of this sensor hides who they are of. Give a container the host's "
+                "network, or let a load balancer speak the PROXY protocol (capture.proxy_protocol)."
+            )
+
+
 def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], read: Callable[[], Config]) -> None:
     """Until SIGTERM or SIGINT: reload at SIGHUP; tell a service manager how it is, and feed its watchdog while all
     listeners answer."""
     line, since = sensor.status((time.monotonic(), 0))
     notifier.ready(line)
-    pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
+    pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS) if notifier.wanted else GATEWAY_SECONDS
+    gateway = GatewayWatch(sensor)
     while True:
-        # Without a manager nothing has to be told, and the main thread sleeps until a signal comes.
-        came = signal.sigtimedwait(signals, pause) if notifier.wanted else signal.sigwaitinfo(signals)
+        came = signal.sigtimedwait(signals, min(pause, gateway.due()))
         if came is None:
+            gateway.look()
             line, since = sensor.status(since)
             notifier.tell(f"STATUS={line}", *(["WATCHDOG=1"] if sensor.well() else []))
         elif came.si_signo == signal.SIGHUP:

@@ -15,7 +15,7 @@ import itertools
 import json
 import random
 import struct
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from socket import AF_INET6, IPPROTO_TCP, IPPROTO_UDP, inet_aton, inet_pton
 from typing import Any, NamedTuple
 
 from tcppc import clock
-from tcppc.protocols import app, client_hello
+from tcppc.protocols import app, client_hello, proxy_header
 
 FORMATS = ("full", "classic")
 
@@ -50,6 +50,19 @@ class TLS:
     error: str | None = None
 
 
+@dataclass(slots=True)
+class Proxy:
+    """Where a session really came from that a trusted load balancer brought: the connection's own addresses, and what
+    its PROXY protocol header was, or why there was none. The session's addresses are then the header's."""
+
+    src: str
+    sport: int
+    dst: str
+    dport: int
+    header: proxy_header.Header | None = None
+    error: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection or datagram. Instants are nanoseconds since the epoch; `payloads` are (instant, bytes)
@@ -68,6 +81,7 @@ class Session:
     truncated: bool = False
     tls: TLS | None = None
     charge: int = 0  # bytes of memory that it holds of the books' bound
+    proxy: Proxy | None = None
     id: str = ""  # given early where its event lines share it, else when its line is made
 
 
@@ -140,7 +154,7 @@ class Encoder:
         ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         return (
             f'{flow}[{payloads}],"id":"{new_id(session.start)}",{ended}{_sums(session)}'
-            f'{self._sensor},"community_id":"{community}"{_found(session)}}}'
+            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}}}'
         )
 
     def step(self, step: Step) -> str:
@@ -159,7 +173,7 @@ class Encoder:
             # The session may have become TLS meanwhile: the line is of the moment it was accepted.
             f'{{"timestamp":"{when}","event":"start","flow":{{"proto":"tcp","src":"{session.src}",'
             f'"sport":{session.sport},"dst":"{session.dst}","dport":{session.dport}}},"id":"{session.id}"'
-            f'{self._sensor},"community_id":"{community}"}}'
+            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}}}'
         )
 
     def _end(self, session: Session) -> str:
@@ -176,6 +190,20 @@ class Encoder:
 def run_of(identity: str) -> str:
     """The part of a session's id, or of a ledger line's run, that each start of a sensor draws anew."""
     return identity[19:28]
+
+
+def _proxy(proxy: Proxy | None) -> str:
+    """The record's `proxy`, with its comma before."""
+    if not proxy:
+        return ""
+    said: dict[str, Any] = {"src": proxy.src, "sport": proxy.sport, "dst": proxy.dst, "dport": proxy.dport}
+    if header := proxy.header:
+        said |= {"version": header.version, "command": header.command, "transport": header.transport}
+        if header.tlvs:
+            said["tlvs"] = [{"type": tlv.type, "value": b64encode(tlv.value).decode("ascii")} for tlv in header.tlvs]
+    if proxy.error:
+        said["error"] = proxy.error
+    return f',"proxy":{json.dumps(said, separators=(",", ":"))}'
 
 
 def _sums(session: Session) -> str:

@@ -20,7 +20,7 @@ from tcppc.records import run_of
 
 Record = dict[str, Any]
 
-_KEYS_BEHIND = ("sensor", "community_id")
+_KEYS_BEHIND = ("sensor", "community_id", "proxy")
 
 
 @dataclass(slots=True)

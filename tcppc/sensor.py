@@ -24,6 +24,7 @@ from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError
 from tcppc.log import Log
 from tcppc.records import Encoder
+from tcppc.values import network
 
 # A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
 WRITER_STUCK_SECONDS = 30.0
@@ -74,6 +75,7 @@ def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
         session_payloads=config.limits.session_payloads,
         tls_mode=config.tls_mode,
         context=context,
+        proxies=tuple(map(network, config.capture.proxy_protocol)),
     )
 
 

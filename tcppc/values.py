@@ -109,6 +109,14 @@ def network(value: str) -> IPv4Network | IPv6Network:
         raise ValueError(f"an address or network such as 198.51.100.0/24, not {value!r}") from None
 
 
+def networks(value: Any) -> tuple[str, ...]:
+    """One network or a list of them, none too, each as ip_network writes it."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError('a network or a list of them, such as ["10.0.0.0/8", "2001:db8::/32"]')
+    return tuple(str(network(item)) for item in items)
+
+
 def ports(value: str) -> list[tuple[int, int]]:
     """Ports and ranges, such as 22,8000-8999, as (low, high)."""
     found = []

@@ -46,6 +46,8 @@ class Books:
         self.truncated: Counter[str] = (
             Counter()
         )  # sessions that a bound cut: session_bytes, session_payloads, memory, disk
+        self.lone: str | bytes | None = None  # the only source since `turn_sources`; "" where there were several
+        self._counted = 0
         self._sources: dict[str | bytes, int] = {}
         self.set_limits(limits, threads)
 
@@ -64,6 +66,8 @@ class Books:
         with self._lock:
             self.accepted += 1
             self.open += 1
+            if key != self.lone:
+                self.lone = key if self.lone is None else ""
             count = self._sources.get(key, 0)
             self._sources[key] = count + 1
             if self.held + SESSION_CHARGE > self.limits.memory:
@@ -88,11 +92,33 @@ class Books:
         """The session ended; its memory stays charged until `give`."""
         with self._lock:
             self.open -= 1
-            count = self._sources[key] - 1
-            if count:
-                self._sources[key] = count
-            else:
-                del self._sources[key]
+            self._forget(key)
+
+    def _forget(self, key: str | bytes) -> None:
+        count = self._sources[key] - 1
+        if count:
+            self._sources[key] = count
+        else:
+            del self._sources[key]
+
+    def move(self, old: str | bytes, new: str | bytes) -> str:
+        """An open session is of another source than it seemed: "" or the name of the bound that this breaks."""
+        with self._lock:
+            self._forget(old)
+            count = self._sources.get(new, 0)
+            self._sources[new] = count + 1
+            self.lone = ""
+            if count < self.max_source:
+                return ""
+            self.refused["sessions_per_source"] += 1
+            return "sessions_per_source"
+
+    def turn_sources(self) -> tuple[str | bytes, int]:
+        """(the only source of the sessions since the last call or "", how many they were)."""
+        with self._lock:
+            found = (self.lone or "", self.accepted - self._counted)
+            self.lone, self._counted = None, self.accepted
+            return found
 
     def datagram(self, size: int) -> bool:
         """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted."""

@@ -10,14 +10,17 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from time import time_ns
 
+from tcppc.capture import proxy
 from tcppc.capture import tls as tls_layer
-from tcppc.capture.books import PAYLOAD_CHARGE, STEP_CHARGE, Books
+from tcppc.capture.books import PAYLOAD_CHARGE, STEP_CHARGE, Books, source_key
 from tcppc.capture.intake import SECURED, Intake
 from tcppc.capture.sockets import set_receive_timeout
 from tcppc.protocols.client_hello import looks_like
-from tcppc.records import TLS, Session, Step
+from tcppc.protocols.proxy_header import Header
+from tcppc.records import TLS, Proxy, Session, Step
 
 # The first reads are small, so that an open connection that says little holds little memory; one that fills
 # them gets large ones.
@@ -37,6 +40,7 @@ class Terms:
     session_payloads: int
     tls_mode: str
     context: ssl.SSLContext | None
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose PROXY protocol header is believed
 
 
 class Stopped(Exception):  # noqa: N818 - it is how a session ends, not an error
@@ -68,12 +72,13 @@ class Conversation:
     def run(self) -> None:
         """Serve to the end, and say in the session how it closed. Raises nothing."""
         session = self.session
-        if self._steps:
-            self._intake.put(Step(session, "start", 0, session.start))
+        proxied = self._terms.proxies and proxy.trusted(session.src, self._terms.proxies)
+        if not proxied:
+            self._begin()
         try:
             if self._review < session.start:
                 self._shorten(session.start)
-            session.closed = self._listen()
+            session.closed = self._listen(self._after_header() if proxied else b"")
         except Stopped as end:
             session.closed = end.args[0]
         except BlockingIOError:
@@ -90,8 +95,55 @@ class Conversation:
     def _ending(self) -> str:
         return "shutdown" if self._server.stopping else "peer"
 
-    def _listen(self) -> str:
-        """Read plain TCP; returns how it closed. (A return and not a Stopped, since every session ends here.)"""
+    def _begin(self) -> None:
+        if self._steps:
+            self._intake.put(Step(self.session, "start", 0, self.session.start))
+
+    def _after_header(self) -> bytes:
+        """Read the PROXY protocol header and take its addresses; returns what came behind it. Where it is none, its
+        bytes are the client's."""
+        session = self.session
+        record = session.proxy = Proxy(session.src, session.sport, session.dst, session.dport)
+        heard = bytearray()
+        try:
+            header = proxy.receive(self._sock, heard, min(session.start + self._terms.timeout, self._deadline))
+        except ValueError as problem:
+            record.error = str(problem)
+            self._begin()
+            return bytes(heard)
+        except OSError:
+            record.error = "the connection ended within the header"
+            self._begin()
+            if heard:
+                self._keep(bytes(heard), time_ns())
+            raise
+        bound = self._come_from(header, record)
+        self._begin()
+        rest = bytes(heard[header.size :])
+        if bound:
+            if rest:
+                self._keep(rest, time_ns())
+            raise Stopped("limit")
+        return rest
+
+    def _come_from(self, header: Header, record: Proxy) -> str:
+        """The session is of the header's addresses, where it has any: "" or the bound that this breaks."""
+        session = self.session
+        if self._books.take(header.size):
+            session.charge += header.size
+            record.header = header
+        else:
+            record.error = "no memory left for the header"
+            self._books.cut(self._books.scarce)
+        if not header.src:
+            return ""
+        before = source_key(session.src)
+        session.src, session.sport, session.dst, session.dport = header.src, header.sport, header.dst, header.dport
+        return self._books.move(before, source_key(session.src))
+
+    def _listen(self, first: bytes) -> str:
+        """Read plain TCP, `first` before it; returns how it closed. (A return and not a Stopped, since every session
+        ends here.)"""
         recv = self._sock.recv
         session = self.session
         payloads = session.payloads
@@ -100,7 +152,8 @@ class Conversation:
         watching = tls_mode != "off"
         talkative = self._intake.talkative
         while not session.truncated:
-            data = recv(size)
+            data = first or recv(size)
+            first = b""
             if not data:
                 return self._ending()
             now = time_ns()

@@ -229,7 +229,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         finally:
             self._sessions.pop(session, None)
             session.end = time_ns()
-            self.books.leave(key)
+            self.books.leave(source_key(session.src) if session.proxy else key)
             if session.charge:
                 self.intake.put(session)
             else:
