@@ -8,7 +8,8 @@ FILE ?= data/tcppc-%Y%m%d.jsonl
 VENV := .venv
 BIN := $(VENV)/bin
 # Real clients and tools that the tests use.
-DEBIAN := curl gcc iproute2 libc6-dev libssl-dev netcat-openbsd nftables openssl systemd util-linux
+DEBIAN := curl gcc iproute2 libc6-dev libssl-dev ncat netcat-openbsd netcat-traditional nftables openssl socat \
+  systemd util-linux
 
 .PHONY: run test lint bench clean debian
 

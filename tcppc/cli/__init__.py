@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 from tcppc import config, sensor
 from tcppc.capture import sockets
-from tcppc.cli import accounting, reading, serving
+from tcppc.cli import accounting, netcat, reading, serving
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command] = {
     "serve": serving.serve,
     "show": reading.show_command,
+    "nc": netcat.listen,
     "account": accounting.account,
     "recover": accounting.recover_command,
     "check": serving.check,
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, config.ConfigError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.USAGE
-    except (sensor.StartError, sockets.ListenError) as problem:
+    except (sensor.StartError, sockets.ListenError, netcat.RunError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does

@@ -19,6 +19,7 @@ PROGRAM = "tcppc"
 ABOUT = {
     "serve": "the sensor: capture TCP, TLS and UDP to JSON Lines (what tcppc alone does)",
     "show": "sessions as a person reads them: text or hex, filters, -f to follow",
+    "nc": "an nc listener: what is received to standard output",
     "account": "the ledger: was anything lost, when, and why?",
     "recover": "event lines, also of a killed sensor, to session records",
     "check": "is this configuration, or this data file, sound?",

@@ -1,0 +1,320 @@
+"""An nc listener: received bytes to standard output as they come, and session records to a file where one is asked for.
+
+What `nc -l` does, with many connections at once: each has its thread, and what one read gave goes to standard output in
+one piece, under one lock. A reader of standard output that is slow holds the connections up, as nc's does; in memory is
+only what the records keep of them, within the bounds of `Limits`.
+
+Threads share the table of open connections (atomic dict operations), the output (its lock) and the books (theirs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tcppc.capture import sockets
+from tcppc.capture.books import PAYLOAD_CHARGE, SESSION_CHARGE, Books, source_key
+from tcppc.capture.files import DataFile, Naming
+from tcppc.capture.intake import Intake
+from tcppc.capture.writer import Writer
+from tcppc.clock import Zone
+from tcppc.config import Limits
+from tcppc.log import Log
+from tcppc.records import Encoder, Session
+
+READ_BYTES = 65536
+# Out of descriptors or threads: those who wait stay in the back-log, and asking again at once would spin.
+PAUSE_SECONDS = 0.1
+MOST_CONNECTIONS = 4096
+STOP_SECONDS = 5.0
+UDP_BUFFER_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. `host` "" is every address of `families`; `timeout` is idle seconds, 0 for ever; `records`
+    is the file for session records, "" for none."""
+
+    port: int
+    host: str = ""
+    families: tuple[socket.AddressFamily, ...] = (socket.AF_INET, socket.AF_INET6)
+    udp: bool = False
+    keep: bool = False
+    timeout: float = 0.0
+    verbose: bool = False
+    stdin: bool = True
+    records: str = ""
+
+
+class Ended(Exception):  # noqa: N818 - how it ends, not an error
+    """SIGTERM or SIGINT came."""
+
+
+class Records:
+    """Session records of what is received."""
+
+    def __init__(self, path: str) -> None:
+        limits, zone = Limits(), Zone()
+        self._most = limits.session_bytes
+        self._books = Books(limits)
+        self._intake = Intake(talkative=False)
+        file = DataFile(Naming(path, 0, 0, zone), lambda line: None, lambda closed: None)
+        self._writer = Writer(self._intake, self._books, Log(zone), Encoder(zone, socket.gethostname()), file)
+        self._writer.start()
+
+    def begin(self, session: Session) -> None:
+        if self._books.enter(source_key(session.src)) not in ("memory", "disk"):
+            session.charge = SESSION_CHARGE
+
+    def keep(self, session: Session, data: bytes) -> None:
+        """Bytes of an open session came."""
+        session.bytes += len(data)
+        charge = len(data) + PAYLOAD_CHARGE
+        if session.truncated or session.bytes > self._most or not self._books.take(charge):
+            session.truncated = True
+            return
+        session.charge += charge
+        session.payloads.append((time.time_ns(), data))
+
+    def end(self, session: Session, closed: str) -> None:
+        session.end, session.closed = time.time_ns(), closed
+        self._books.leave(source_key(session.src))
+        if session.charge:
+            self._intake.put(session)
+        else:
+            self._books.drop("memory")
+
+    def datagram(self, session: Session) -> None:
+        if self._books.datagram(session.bytes):
+            session.charge = session.bytes + SESSION_CHARGE
+            self._intake.put(session)
+
+    def stop(self) -> bool:
+        """Write what there is; False where something was not kept."""
+        return self._writer.stop(STOP_SECONDS) and not self._books.dropped
+
+
+class Listener:
+    """The listener of `options`; `run` serves to the end and returns the exit code. sockets.ListenError or OSError
+    from the constructor where it cannot listen, or where its file cannot be made."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._output = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._first: socket.socket | None = None
+        self._connected = threading.Event()
+        self._gone = False  # does nobody read standard output any more?
+        self._wake = os.eventfd(0)
+        self._ending = False
+        self._listeners = list(_listen(options))
+        self._records = Records(options.records) if options.records else None
+        for sock in self._listeners:
+            self._say(f"{'Bound' if options.udp else 'Listening'} on {sock.getsockname()[0]} {sock.getsockname()[1]}")
+
+    @property
+    def port(self) -> int:
+        return int(self._listeners[0].getsockname()[1])
+
+    def run(self) -> int:
+        """Until the first connection has ended, or with `keep` until SIGTERM or SIGINT."""
+        if self._options.stdin:
+            threading.Thread(target=self._send_stdin, daemon=True).start()
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _end)
+            if self._options.udp:
+                self._read_datagrams()
+            else:
+                self._accept()
+        except Ended:
+            self._ending = True
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._stop()
+        kept = self._records.stop() if self._records else True
+        return 0 if kept and not self._gone else 1
+
+    def _stop(self) -> None:
+        self._ending = True
+        for sock in self._listeners:
+            sock.close()
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                sock.shutdown(socket.SHUT_RDWR)
+        until = time.monotonic() + STOP_SECONDS
+        for thread in list(self._open.values()):
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _say(self, line: str) -> None:
+        if self._options.verbose:
+            print(line, file=sys.stderr, flush=True)
+
+    def _put(self, data: bytes) -> bool:
+        """To standard output, whole; False where nobody takes it, and then all ends."""
+        with self._output:
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(1, view) :]
+            except OSError as problem:
+                if not self._gone:
+                    print(f"tcppc: standard output takes nothing more: {problem.strerror}", file=sys.stderr)
+                self._gone = True
+                os.eventfd_write(self._wake, 1)
+        return not self._gone
+
+    # TCP
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for sock in self._listeners:
+                selector.register(sock, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while not self._gone:
+                for key, _ in selector.select():
+                    if len(self._open) >= MOST_CONNECTIONS:
+                        time.sleep(PAUSE_SECONDS)
+                    elif isinstance(key.fileobj, socket.socket) and self._admit(key.fileobj) and not self._options.keep:
+                        return
+
+    def _admit(self, listener: socket.socket) -> bool:
+        """Accept one and serve it in a thread; without `keep` here, to its end. False where there was none."""
+        try:
+            sock, peer = listener.accept()
+        except BlockingIOError:  # gone before it was accepted
+            return False
+        except OSError:  # no descriptor left; who waits goes on waiting
+            time.sleep(PAUSE_SECONDS)
+            return False
+        sock.settimeout(self._options.timeout or None)
+        self._say(f"Connection received on {sockets.plain(peer[0])} {peer[1]}")
+        local = sock.getsockname()
+        session = Session("tcp", sockets.plain(peer[0]), peer[1], sockets.plain(local[0]), local[1], time.time_ns())
+        if self._first is None:
+            self._first = sock
+            self._connected.set()
+        if not self._options.keep:
+            for each in self._listeners:
+                each.close()
+            self._converse(sock, session)
+            return True
+        thread = threading.Thread(target=self._converse, args=(sock, session), daemon=True)
+        self._open[sock] = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no thread left: this one is served here, the others wait
+            self._converse(sock, session)
+        return True
+
+    def _converse(self, sock: socket.socket, session: Session) -> None:
+        """One connection to its end."""
+        if self._records:
+            self._records.begin(session)
+        closed = "shutdown"
+        try:
+            while data := sock.recv(READ_BYTES):
+                if self._records:
+                    self._records.keep(session, data)
+                if not self._put(data):
+                    return
+            closed = "shutdown" if self._ending else "peer"
+        except TimeoutError:
+            closed = "timeout"
+        except OSError as problem:
+            closed = "reset" if isinstance(problem, ConnectionResetError) else "error"
+        finally:
+            if self._records:
+                self._records.end(session, closed)
+            self._open.pop(sock, None)
+            sock.close()
+
+    def _send_stdin(self) -> None:
+        """What comes on standard input goes to the first client, as nc has it."""
+        if _in_background():
+            return
+        self._connected.wait()
+        with contextlib.suppress(OSError):  # the client went away, or there is no standard input
+            while (data := os.read(0, READ_BYTES)) and self._first:
+                self._first.sendall(data)
+
+    # UDP
+
+    def _read_datagrams(self) -> None:
+        """All of them; without `keep` those of the first one's sender, as nc has it."""
+        options = self._options
+        with selectors.DefaultSelector() as selector:
+            for number, sock in enumerate(self._listeners):
+                selector.register(sock, selectors.EVENT_READ, number)
+            chosen: tuple[socket.socket, tuple[str, int]] | None = None
+            while True:
+                ready = selector.select(options.timeout or None if chosen else None)
+                if not ready and not options.keep:
+                    return
+                for key, _ in ready:
+                    ear = self._listeners[key.data]
+                    data, peer = ear.recvfrom(65535)
+                    if chosen is None:
+                        chosen = (ear, peer[:2])
+                        self._say(f"Connection received on {sockets.plain(peer[0])} {peer[1]}")
+                    if (options.keep or chosen == (ear, peer[:2])) and not self._take_datagram(ear, data, peer):
+                        return
+
+    def _take_datagram(self, sock: socket.socket, data: bytes, peer: tuple[str, int]) -> bool:
+        now = time.time_ns()
+        local = sock.getsockname()
+        if self._records:
+            session = Session("udp", sockets.plain(peer[0]), peer[1], sockets.plain(local[0]), local[1], now)
+            session.payloads, session.bytes = [(now, data)], len(data)
+            self._records.datagram(session)
+        return self._put(data)
+
+
+def _end(number: int, frame: object) -> None:
+    raise Ended
+
+
+def _in_background() -> bool:
+    """Would reading the terminal stop us?"""
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return True
+
+
+def _listen(options: Options) -> Iterator[socket.socket]:
+    """A socket for each address; OSError where none can be had, ListenError for a name that has none."""
+    wildcard = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+    hosts = [options.host] if options.host else [wildcard[family] for family in options.families]
+    addresses = [(family, host) for family, host in sockets.resolve(hosts) if family in options.families]
+    if not addresses:
+        raise sockets.ListenError(f"{options.host!r} has no address of the family that was asked for")
+    port = options.port
+    for family, host in addresses:
+        sock = socket.socket(family, socket.SOCK_DGRAM if options.udp else socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if options.udp else 1)
+            sockets.set_v6only(sock, False)
+            sock.bind((host, port))
+            if options.udp:
+                sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
+            if not options.udp:
+                sock.listen(sockets.LARGEST_BACKLOG)
+                sock.setblocking(False)
+        except OSError as problem:
+            sock.close()
+            # A host without IPv6 is served on IPv4, where both were meant.
+            if not options.host and family == socket.AF_INET6 and len(addresses) > 1:
+                continue
+            raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
+        port = port or sock.getsockname()[1]
+        yield sock
