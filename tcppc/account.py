@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from tcppc import clock
 from tcppc.capture.files import LEDGER
 from tcppc.capture.ledger import in_use
 from tcppc.show import DataError, damage, open_data
@@ -46,6 +47,7 @@ class Run:
     began: str
     last: str
     totals: Counter[str] = field(default_factory=Counter)
+    causes: dict[tuple[str, str], Cause] = field(default_factory=dict)  # by (kind, name)
     open: int = 0
     stopped: bool = False
 
@@ -86,6 +88,13 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
         yield number, values if _sound(values) else None
 
 
+def _is_stamp(value: Any) -> bool:
+    try:
+        return bool(clock.parse(value))
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -94,7 +103,7 @@ def _sound(values: Any) -> bool:
     """Is this a line as docs/ledger.md says?"""
     if not isinstance(values, dict) or values.get("event") not in _EVENTS:
         return False
-    texts = ["timestamp", "run", "sensor"]
+    texts = ["run", "sensor"]
     numbers: list[str] = []
     if values["event"] in _OF_FILES:
         texts.append("file")
@@ -102,7 +111,8 @@ def _sound(values: Any) -> bool:
     if values["event"] in ("close", "mark", "stop"):
         numbers += [*_TOTALS, "open"]
     return (
-        all(isinstance(values.get(name), str) for name in texts)
+        _is_stamp(values.get("timestamp"))
+        and all(isinstance(values.get(name), str) for name in texts)
         and all(_count(values.get(name)) for name in numbers)
         and all(
             isinstance(values.get(name, {}), dict) and all(map(_count, values.get(name, {}).values()))
@@ -127,14 +137,14 @@ def running(folder: Path) -> str | None:
 
 
 class Account:
-    """The sums of one folder's ledger. `problems` are why they do not agree, `notes` what one should know."""
+    """The sums of one folder's ledger. `problems` are why they do not agree, `notes` what one should know. Runs and
+    files whose last line is older than `since` (ns) are left out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, since: int = 0) -> None:
         self.folder = folder
+        self.since = since
         self.runs: dict[str, Run] = {}
         self.files: dict[str, File] = {}
-        self.causes: dict[tuple[str, str], Cause] = {}
-        self.lost_windows: list[tuple[str, str]] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.checked = 0
@@ -151,7 +161,7 @@ class Account:
                 run.totals[name] += values[name]
             run.open = values["open"]
             run.totals["dropped"] += sum(values.get("dropped", {}).values())
-            self._add_causes(values, before)
+            _add_causes(run, values, before)
         run.stopped = event == "stop"
         if event in _OF_FILES:
             self._add_file(values, before)
@@ -159,13 +169,6 @@ class Account:
             self._open[key] = values["file"]
         elif event in ("close", "stop"):
             self._open.pop(key, None)
-
-    def _add_causes(self, values: dict[str, Any], before: str) -> None:
-        for kind in _CAUSES:
-            for name, count in values.get(kind, {}).items():
-                cause = self.causes.setdefault((kind, name), Cause(0, before))
-                cause.count += count
-                cause.until = values["timestamp"]
 
     def _add_file(self, values: dict[str, Any], before: str) -> None:
         name, event, size = values["file"], values["event"], values["size"]
@@ -199,6 +202,10 @@ class Account:
         unended = [run for run in self.runs.values() if not run.stopped]
         if unended and in_use(self.folder / LEDGER):
             self.running = unended.pop()
+        if self.since:
+            self.runs = {key: run for key, run in self.runs.items() if run is self.running or self._new(run.last)}
+            self.files = {name: file for name, file in self.files.items() if self._new(file.last)}
+            unended = [run for run in unended if run.id in self.runs]
         for run in unended:
             self.problems.append(
                 f"the run of {run.began} ended without a stop (kill -9, power cut) after {run.last}: {run.open} "
@@ -214,6 +221,20 @@ class Account:
         sensors = sorted({run.sensor for run in self.runs.values()})
         if len(sensors) > 1:
             self.notes.append(f"lines of {len(sensors)} sensors: {', '.join(sensors)}")
+
+    def _new(self, stamp: str) -> bool:
+        return clock.parse(stamp) >= self.since
+
+    def causes(self, kind: str) -> dict[str, Cause]:
+        """Those of all runs, by name."""
+        found: dict[str, Cause] = {}
+        for run in self.runs.values():
+            for (of, name), cause in run.causes.items():
+                if of == kind:
+                    all_of_it = found.setdefault(name, Cause(0, cause.since))
+                    all_of_it.count += cause.count
+                    all_of_it.until = cause.until
+        return dict(sorted(found.items()))
 
     def bytes_to_read(self) -> int:
         """About how much `check` has to read."""
@@ -238,12 +259,18 @@ class Account:
                 self.problems.append(f"{file.name}: is gone, with {file.lines} lines; it was moved or removed")
                 continue
             try:
-                counted = [count_lines(path, progress) for path in found]
+                counted = {path: count_lines(path, progress) for path in found}
             except DataError as problem:
                 self.problems.append(str(problem))
                 continue
             self.checked += 1
-            self._compare(file, sum(lines for lines, _ in counted), sum(size for _, size in counted))
+            itself = counted.get(self.folder / file.name)
+            if itself and itself[1] == file.before + file.size and len(counted) > 1:
+                self.notes.append(
+                    f"{file.name}: {len(counted) - 1} files beside it are not counted: it is whole by itself"
+                )
+                counted = {found[0]: itself}
+            self._compare(file, sum(lines for lines, _ in counted.values()), sum(size for _, size in counted.values()))
 
     def _compare(self, file: File, lines: int, size: int) -> None:
         expected = file.before + file.size
@@ -267,6 +294,14 @@ class Account:
 
     def agrees(self) -> bool:
         return not self.problems
+
+
+def _add_causes(run: Run, values: dict[str, Any], before: str) -> None:
+    for kind in _CAUSES:
+        for name, count in values.get(kind, {}).items():
+            cause = run.causes.setdefault((kind, name), Cause(0, before))
+            cause.count += count
+            cause.until = values["timestamp"]
 
 
 def _missing(file: File, lines: int, size: int) -> str:

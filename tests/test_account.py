@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,38 @@ def test_a_file_that_is_gone_is_named_and_one_that_logrotate_moved_is_found(ende
     assert "data.jsonl: is gone, with 10 lines" in ended.account().stdout
 
 
+def test_an_empty_file_that_is_gone_is_no_disagreement(start: Start) -> None:
+    sensor = start("-q")
+    assert sensor.stop() == 0
+    sensor.file.unlink()
+    assert sensor.account().returncode == 0
+
+
+def test_since_leaves_out_what_ended_before(ended: Sensor, start: Start) -> None:
+    ended.file.unlink()
+    killed = start("-q", file="killed.jsonl")
+    killed.kill()
+    assert ended.account().stdout.count("PROBLEM") == 2
+    now = datetime.now(timezone.utc).isoformat()
+    after = start("-q", file="after.jsonl")
+    after.send(b"x")
+    assert after.stop() == 0
+    done = tcppc("account", "--since", now, str(ended.folder))
+    assert done.returncode == 0, done.stdout
+    assert number(done.stdout, "recorded") == 1
+    done = tcppc("account", "--since", "2999-01-01T00:00:00Z", str(ended.folder))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = tcppc("account", "--since", "yesterday", str(ended.folder))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_copy_beside_a_file_is_no_disagreement(ended: Sensor) -> None:
+    ended.file.with_name("data.jsonl.bak").write_bytes(ended.file.read_bytes())
+    done = ended.account()
+    assert done.returncode == 0, done.stdout
+    assert "1 files beside it are not counted" in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_compressed_files_are_counted_too(start: Start, tmp_path: Path, kind: str) -> None:
     settings = tmp_path / "tcppc.toml"
@@ -289,7 +322,11 @@ def test_lines_of_another_sensor_are_told(ended: Sensor, start: Start) -> None:
 
 
 def test_what_is_no_ledger_is_one_line(tmp_path: Path) -> None:
-    for content, expected in ((None, "there is no "), (b"", "has no line of a ledger in it"), (b"{}\n", "has no line")):
+    for content, expected in (
+        (None, "there is no "),
+        (b"", "has no line of a ledger; expected"),
+        (b"{}\n", "has no line"),
+    ):
         if content is not None:
             (tmp_path / "ledger.jsonl").write_bytes(content)
         done = tcppc("account", str(tmp_path))

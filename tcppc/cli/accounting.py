@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tcppc import recover
+from tcppc import recover, values
 from tcppc.account import Account, Run, read, running
 from tcppc.capture.files import LEDGER, end_half_line
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
@@ -22,6 +23,7 @@ _ACCOUNT_EXAMPLES = """\
 examples:
   tcppc account /var/lib/tcppc      was anything lost, when, and why? exit 1 where the sums do not agree
   tcppc account -q data/ || mail    the same for a timer: says nothing while all is well
+  tcppc account --since 30d data/   runs and files of the last thirty days alone
 """
 
 # The most problems and notes that are shown; one screen is what a person reads.
@@ -32,25 +34,35 @@ def account(argv: Sequence[str]) -> int:
     flags = parser("account", _ACCOUNT_EXAMPLES)
     flags.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a folder with data files and their ledger")
     flags.add_argument("-q", "--quiet", action="store_true", help="say nothing where the sums agree")
+    flags.add_argument(
+        "--since",
+        metavar="WHEN",
+        default="",
+        help="leave out what ended before: a time stamp, or 90s, 10m, 2h, 30d ago",
+    )
     given = flags.parse_args(argv)
+    try:
+        since = values.moment(given.since, time.time_ns()) if given.since else 0
+    except ValueError as problem:
+        raise UsageError(f"expected {problem}") from None
     agree = True
     for folder in given.folders:
-        sums = _sums(folder)
+        sums = _sums(folder, since)
         agree = agree and sums.agrees()
         if not (given.quiet and sums.agrees()):
             print("\n".join(safe(line) for line in _screen(sums)))
     return Exit.DONE if agree else Exit.FAILED
 
 
-def _sums(folder: Path) -> Account:
+def _sums(folder: Path, since: int) -> Account:
     ledger = folder / LEDGER
-    sums = Account(folder)
+    sums = Account(folder, since)
     try:
-        for number, values in read(ledger):
-            if values is None:
+        for number, line in read(ledger):
+            if line is None:
                 sums.problems.append(f"{ledger}:{number}: is no line of a ledger, passed over: its counts are missing")
             else:
-                sums.add(values)
+                sums.add(line)
         sums.close()
         progress = Progress(f"reading {folder}", sums.bytes_to_read())
         try:
@@ -62,7 +74,10 @@ def _sums(folder: Path) -> Account:
     except OSError as problem:
         raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
     if not sums.runs:
-        raise UsageError(f"{ledger}: has no line of a ledger in it; expected the one beside a sensor's data files")
+        since_then = " since then" if since else ""
+        raise UsageError(
+            f"{ledger}: has no line of a ledger{since_then}; expected the one beside a sensor's data files"
+        )
     return sums
 
 
@@ -93,7 +108,7 @@ def _whose(running: Run | None) -> str:
 
 
 def _causes(sums: Account, kind: str, head: str) -> Iterator[str]:
-    found = {name: cause for (group, name), cause in sorted(sums.causes.items()) if group == kind}
+    found = sums.causes(kind)
     if found or kind == "dropped":
         yield head
     for name, cause in found.items():
