@@ -194,6 +194,7 @@ def test_sessions_of_a_sensor_that_runs_are_left_until_they_end(start: Start) ->
         assert [payload(json.loads(line)) for line in done.stdout.splitlines()] == [b"killed"]
         assert "1 still open" in done.stderr
         assert "no end yet, or lost" in tcppc("show", str(sensor.file)).stdout
+    wait_until(lambda: len(sensor.lines()) == 5, "the end")
     assert sensor.stop() == 0
     assert [(record["closed"], payload(record)) for record in recovered(str(sensor.folder))] == [
         ("peer", b"open"),
