@@ -162,7 +162,7 @@ class Account:
             run.open = values["open"]
             run.totals["dropped"] += sum(values.get("dropped", {}).values())
             _add_causes(run, values, before)
-        run.stopped = event == "stop"
+        run.stopped = run.stopped or event == "stop"  # the keeper may remove a file after it
         if event in _OF_FILES:
             self._add_file(values, before)
         if event in ("open", "mark"):

@@ -268,6 +268,23 @@ def test_since_leaves_out_what_ended_before(ended: Sensor, start: Start) -> None
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_a_file_removed_after_the_stop_leaves_the_run_stopped(ended: Sensor) -> None:
+    ledger = ended.folder / "ledger.jsonl"
+    stop = json.loads(ledger.read_bytes().splitlines()[-1])
+    keys = ("timestamp", "run", "sensor")
+    removed = {key: stop[key] for key in keys} | {
+        "event": "remove",
+        "file": "data.jsonl",
+        "size": 1,
+        "why": "keep_bytes",
+    }
+    with ledger.open("ab") as file:
+        file.write(json.dumps(removed).encode() + b"\n")
+    ended.file.unlink()
+    done = ended.account()
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_copy_beside_a_file_is_no_disagreement(ended: Sensor) -> None:
     ended.file.with_name("data.jsonl.bak").write_bytes(ended.file.read_bytes())
     done = ended.account()
