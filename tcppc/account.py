@@ -208,8 +208,8 @@ class Account:
             unended = [run for run in unended if run.id in self.runs]
         for run in unended:
             self.problems.append(
-                f"the run of {run.began} ended without a stop (kill -9, power cut) after {run.last}: {run.open} "
-                "sessions were open by its last line; of them and of later ones the files have what was written by then"
+                f"the run of {run.began} never stopped (kill -9, power cut): its last line is of {run.last}, with "
+                f"{run.open} sessions open; what it had not written by its end is lost"
             )
         for run in self.runs.values():
             if run.stopped and run.missing:

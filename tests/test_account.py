@@ -184,7 +184,7 @@ def test_kill_9_in_the_middle_is_told_with_what_is_known(start: Start) -> None:
         sensor.kill()
     done = sensor.account()
     assert done.returncode == 1
-    assert "ended without a stop (kill -9, power cut)" in done.stdout
+    assert "never stopped (kill -9, power cut)" in done.stdout
     assert "data.jsonl: 1 lines that the ledger does not tell of" in done.stdout
     after = start("-q")
     after.send(b"later")

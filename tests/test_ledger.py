@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,25 @@ def test_a_half_line_of_a_crash_is_ended_first(tmp_path: Path) -> None:
 
 
 def test_a_mark_says_from_time_to_time_how_things_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("tcppc.capture.ledger.time.monotonic", lambda: now)
     desk = Desk(tmp_path)
-    desk.ledger.begin()
-    desk.books.enter("198.51.100.7")
+    marks = []
+    while now < 7000:
+        now += 1
+        desk.books.enter("198.51.100.7")
+        before = desk.path.exists() and len(desk.lines())
+        desk.ledger.mark(str(tmp_path / "d"), 0, 0, 0)
+        if desk.path.exists() and len(desk.lines()) > before:
+            marks.append(now - 1000)
+    assert marks[:6] == [2, 8, 26, 80, 242, 728]
+    assert [later - earlier for earlier, later in pairwise(marks[5:])] == [600] * (len(marks) - 6)
+    assert sum(line["accepted"] for line in desk.lines()) == marks[-1]
+    now += 1000
     desk.ledger.mark(str(tmp_path / "d"), 0, 0, 0)
-    assert len(desk.lines()) == 1
-    monkeypatch.setattr(ledger_module, "MARK_SECONDS", 0.0)
-    desk.ledger.mark(str(tmp_path / "d"), 0, 0, 0)
+    now += 1000
     desk.ledger.mark(str(tmp_path / "d"), 0, 0, 0)  # nothing happened since: no line
-    assert [(line["event"], line.get("accepted")) for line in desk.lines()] == [("start", None), ("mark", 1)]
+    assert len(desk.lines()) == len(marks) + 1
 
 
 def test_who_reads_it_sees_whether_its_sensor_runs(start: Start) -> None:

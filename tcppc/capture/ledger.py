@@ -24,8 +24,9 @@ from tcppc.capture.files import LEDGER, append, end_half_line, fixed_folder
 from tcppc.clock import Zone
 from tcppc.records import new_id
 
-# How often a line says how things stand while one file stays open; more often would grow the ledger, not what is
-# known: 16 MB a year like this.
+# How often a line says how things stand while one file stays open: soon after a start, so that a run that is killed
+# early has said something, then ever less often: 16 MB a year at most.
+FIRST_MARK_SECONDS = 2.0
 MARK_SECONDS = 600.0
 # Lines that wait for a disk that takes nothing. Over it the oldest go, and are counted as ledger_lines_lost.
 MOST_WAITING = 1000
@@ -49,6 +50,7 @@ class Ledger:
         self._waiting: deque[bytes] = deque()
         self._held: int | None = None  # keeps a shared lock: who reads the ledger sees that a sensor runs
         self._marked = time.monotonic()
+        self._pause = FIRST_MARK_SECONDS
         self._failing = False
 
     def begin(self) -> None:
@@ -64,11 +66,12 @@ class Ledger:
         self._count("close", path, size, first, last)
 
     def mark(self, path: str, size: int, first: int, last: int) -> None:
-        """It stays open; MARK_SECONDS after the line before, and where something happened, say how things stand."""
+        """It stays open; from time to time, and where something happened, say how things stand."""
         now = time.monotonic()
-        if now - self._marked >= MARK_SECONDS:
+        if now - self._marked >= self._pause:
             self._marked = now
             if self._books.counts() != self._before:
+                self._pause = min(3 * self._pause, MARK_SECONDS)
                 self._count("mark", path, size, first, last)
 
     def _count(self, event: str, path: str, size: int, first: int, last: int) -> None:
