@@ -26,7 +26,7 @@ MOST_FOLDERS = 4  # of a pattern such as %Y/%m/%d/%H.jsonl
 _TOTALS = ("accepted", "recorded", "bytes_in", "lines", "bytes")
 _CAUSES = ("refused", "truncated", "dropped", "errors")
 _OF_FILES = ("open", "close", "mark", "remove")
-_EVENTS = ("start", *_OF_FILES, "stop")
+_EVENTS = ("start", *_OF_FILES, "listener", "stop")
 
 
 @dataclass

@@ -17,7 +17,19 @@ from typing import Any
 import toml
 
 from tcppc import clock, records
-from tcppc.values import Converter, choice, duration, networks, size, switch, text, texts, whole
+from tcppc.values import (
+    Converter,
+    choice,
+    duration,
+    interfaces,
+    networks,
+    port_list,
+    size,
+    switch,
+    text,
+    texts,
+    whole,
+)
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -74,7 +86,31 @@ class Capture:
     proxy_protocol: tuple[str, ...] = setting(
         (), networks, "load balancers, as networks, whose PROXY protocol header is believed; a list, none by default"
     )
+    rules: bool = setting(
+        False, switch, "put the rules of [rules] in place at the start and take them away at the stop"
+    )
     udp_buffer: int = setting(64 * MIB, size(4096, 1 << 30), "bytes of kernel buffer for datagrams not read yet")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How every port comes to the one that is listened on (tcppc rules)."""
+
+    interface: tuple[str, ...] = setting(
+        (), interfaces, 'interfaces that strangers come by, one or a list, such as "eth0"'
+    )
+    address: tuple[str, ...] = setting(
+        (), networks, "addresses or networks that are the sensor's, one or a list; none: all of this host's"
+    )
+    excepted: str = setting("", port_list, 'ports that are left alone, such as "25,9100-9200"; ssh is found by itself')
+    mode: str = setting(
+        "tproxy",
+        choice("tproxy", "redirect"),
+        "how: tproxy, or redirect (NAT) for a kernel without it; the sensor heeds it",
+    )
+    mark: int = setting(29808, whole(1, 0xFFFFFFFF), "mark of the packets that go to the sensor")
+    table: int = setting(29808, whole(1, 0xFFFFFFFF), "routing table where marked packets are local")
+    take_over: bool = setting(False, switch, "take also the ports on which this host listens, but not ssh")
 
 
 @dataclass(frozen=True)
@@ -120,6 +156,7 @@ class Config:
 
     tcppc: Tcppc = field(default_factory=Tcppc)
     capture: Capture = field(default_factory=Capture)
+    rules: Rules = field(default_factory=Rules)
     limits: Limits = field(default_factory=Limits)
     files: Files = field(default_factory=Files)
     source: str = ""
@@ -134,7 +171,7 @@ class Config:
         return self.capture.sensor or socket.gethostname()
 
 
-SECTIONS: dict[str, type] = {"tcppc": Tcppc, "capture": Capture, "limits": Limits, "files": Files}
+SECTIONS: dict[str, type] = {"tcppc": Tcppc, "capture": Capture, "rules": Rules, "limits": Limits, "files": Files}
 
 # A flag's value with the name that errors show: {("tcppc", "port"): ("-p", "12345")}
 Overrides = Mapping[tuple[str, str], tuple[str, Any]]
@@ -211,6 +248,8 @@ def _check_together(config: Config, where: str) -> None:
         )
     if not config.capture.tcp and not config.capture.udp:
         raise ConfigError(f"{where}: TCP and UDP are both disabled: there is nothing to serve")
+    if config.capture.rules and not config.rules.interface:
+        raise ConfigError(f"{where}: capture.rules without rules.interface: expected the interface strangers come by")
     if config.files.record == "events" and config.files.format == "classic":
         raise ConfigError(f"{where}: record = events goes with format = full: tcppc-go's record has no event lines")
     try:

@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from tcppc.capture import capabilities
 from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, changed
+from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.records import Encoder
-from tcppc.sensor import Sensor, StartError, build, check, naming, terms, tls_context
+from tcppc.sensor import Sensor, StartError, build, check, naming, needed, terms, tls_context
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
@@ -37,7 +39,8 @@ GATEWAY_SESSIONS = 10
 # Settings that are read once: a reload says that they need a restart.
 _FIXED = {
     "tcppc": ("host", "port", "logFile", "maxFdNum"),
-    "capture": ("tcp", "udp", "udp_buffer"),
+    "capture": ("tcp", "udp", "udp_buffer", "rules"),
+    "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over"),
 }
 
 
@@ -68,14 +71,42 @@ def _start(sensor: Sensor) -> None:
                 raise StartError(f"Failed to start a thread: {problem}; TasksMax or ulimit -u may be too low") from None
         if servers:
             log(f"Start {kind} server.")
+    if sensor.prober:
+        sensor.prober.start()
     # Nothing of start-up is garbage: the collector need not walk it again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
 
 
+def _put_rules(sensor: Sensor) -> None:
+    """The listeners are open and their back-logs take who comes. StartError where the rules cannot be had."""
+    if not sensor.config.capture.rules:
+        sensor.rules.tidy_up()
+        return
+    try:
+        sensor.rules.apply(sensor.config, sensor.servers[0].port)
+    except RulesError as problem:
+        raise StartError(f"capture.rules: {problem}") from None
+
+
+def _settle_capabilities(sensor: Sensor) -> None:
+    """What is not needed from here on is given back, before there is a second thread."""
+    before, wanted = capabilities.held(), needed(sensor.config)
+    if not before & ~capabilities.bits(wanted):
+        return
+    if capabilities.keep_only(wanted):
+        kept = [name for name in wanted if capabilities.has(name)]
+        sensor.log(f"Capabilities: {', '.join(kept) or 'none'} kept, all others given back.")
+    else:
+        sensor.log("Capabilities: those not needed could not be given back: the kernel or the unit refuses capset(2).")
+
+
 def _stop(sensor: Sensor) -> int:
     """Ends everything in order; returns the exit code."""
+    sensor.rules.remove()
+    if sensor.prober:
+        sensor.prober.stop()
     for server in sensor.servers:
         server.stop()
     left = sum(server.join(SESSIONS_SECONDS) for server in sensor.servers)
@@ -195,7 +226,13 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     # Blocked before any thread is there, so that only sigwait below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sensor = build(read())
-    _start(sensor)
+    _put_rules(sensor)
+    try:
+        _settle_capabilities(sensor)
+        _start(sensor)
+    except BaseException:
+        sensor.rules.remove()
+        raise
     started(sensor)
     notifier = Notifier()
     _attend(sensor, notifier, signals, read)

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcppc.capture import certificate, limits, passed, sockets, tls
+from tcppc.capture import capabilities, certificate, limits, passed, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.conversation import Terms
 from tcppc.capture.files import LEDGER, DataFile, Naming
 from tcppc.capture.intake import Intake
 from tcppc.capture.keep import Keeper
 from tcppc.capture.ledger import Ledger
+from tcppc.capture.origin import Origin
+from tcppc.capture.probe import Prober
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.capture.writer import Writer
@@ -24,6 +26,7 @@ from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError
 from tcppc.log import Log
 from tcppc.records import Encoder
+from tcppc.rules import SensorRules
 from tcppc.values import network
 
 # A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
@@ -48,6 +51,9 @@ class Sensor:
     ledger: Ledger | None
     tcp: list[TCPServer]
     udp: list[UDPServer]
+    rules: SensorRules
+    prober: Prober | None = None
+    origin: Origin | None = None
 
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
@@ -55,9 +61,21 @@ class Sensor:
 
     def well(self) -> bool:
         """Do all listeners answer, and does the writer turn?"""
-        return time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS and all(
-            server.answers() for server in self.servers
+        return (
+            time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
+            and all(server.answers() for server in self.servers)
+            and (self.prober is None or self.prober.well())
         )
+
+    def listener_changed(self, kind: str, name: str, alive: bool) -> None:
+        """A probe found that a listener died, or lives again."""
+        if alive:
+            self.log(f"Probe of {kind} {name}: it answers again.")
+        else:
+            count = self.books.error("listener_dead")
+            self.log(f"Probe of {kind} {name}: NO ANSWER: nothing is captured there ({count} times so far).")
+        if self.ledger:
+            self.ledger.listener(kind, name, alive)
 
     def status(self, before: tuple[float, int]) -> tuple[str, tuple[float, int]]:
         """One line for people, and the (time, sessions) from which the next one's rate is counted."""
@@ -158,8 +176,12 @@ def build(config: Config) -> Sensor:
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     context = tls_context(config, log)
-    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, [], [])
+    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, [], [], SensorRules(log))
+    if config.rules.mode == "redirect":
+        made.origin = Origin(log)
     _open_sockets(made, terms(config, context))
+    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
+    _say_missing(made)
     return made
 
 
@@ -200,11 +222,28 @@ def _open_sockets(made: Sensor, terms_now: Terms) -> None:
         for address in addresses if config.capture.udp else ():
             opened = _open(made, "UDP", address, port, terms_now, alone)
             port = port or opened.port
+
+
+def _say_missing(made: Sensor) -> None:
+    """Each capability that would be of use and is not there: what it is for, and how to grant it."""
+    grant = capabilities.how_to_grant(("CAP_NET_ADMIN",))
     if not all(server.transparent for server in made.servers):
-        log(
+        made.log(
             "Failed to set socket option (IP_TRANSPARENT): it needs CAP_NET_ADMIN or CAP_NET_RAW; "
-            "serving without, on this port only."
+            f"serving without, on this port only. To grant it: {grant}."
         )
+    wanted = made.config.capture.udp_buffer
+    if made.udp and min(server.buffer for server in made.udp) < wanted and not capabilities.has("CAP_NET_ADMIN"):
+        made.log(
+            f"The UDP buffer is {made.udp[0].buffer} bytes, not {wanted}: it needs CAP_NET_ADMIN, or "
+            f"net.core.rmem_max raised. To grant it: {grant}."
+        )
+
+
+def needed(config: Config) -> tuple[str, ...]:
+    """Capabilities that the sensor uses, where it has them, once its sockets are open."""
+    uses_net_admin = config.capture.rules or config.rules.mode == "redirect"
+    return (*capabilities.FILES, "CAP_NET_ADMIN") if uses_net_admin else capabilities.FILES
 
 
 def _open_passed(made: Sensor, given: list[socket.socket], terms_now: Terms) -> None:
@@ -237,12 +276,32 @@ def _open(
     try:
         if kind == "TCP":
             made.tcp.append(
-                TCPServer(address, port, alone=alone, terms=terms_now, books=books, intake=intake, log=log, given=given)
+                TCPServer(
+                    address,
+                    port,
+                    alone=alone,
+                    terms=terms_now,
+                    books=books,
+                    intake=intake,
+                    log=log,
+                    given=given,
+                    origin=made.origin,
+                )
             )
             return made.tcp[-1]
         buffer = made.config.capture.udp_buffer
         made.udp.append(
-            UDPServer(address, port, alone=alone, buffer=buffer, books=books, intake=intake, log=log, given=given)
+            UDPServer(
+                address,
+                port,
+                alone=alone,
+                buffer=buffer,
+                books=books,
+                intake=intake,
+                log=log,
+                given=given,
+                origin=made.origin,
+            )
         )
         return made.udp[-1]
     except (OSError, OverflowError) as problem:

@@ -6,6 +6,7 @@ with what would be right, in words that end the sentence "expected …".
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -115,6 +116,29 @@ def networks(value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in items):
         raise ValueError('a network or a list of them, such as ["10.0.0.0/8", "2001:db8::/32"]')
     return tuple(str(network(item)) for item in items)
+
+
+def interfaces(value: Any) -> tuple[str, ...]:
+    """Names of network interfaces, one or a list of them, none too. The kernel would take stranger ones."""
+    items = value if isinstance(value, (list, tuple)) else [value] if value else []
+    for item in items:
+        if not isinstance(item, str) or not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", item) or item == "lo":
+            raise ValueError(f'a network interface such as "eth0", or a list of them, and not lo; not {item!r}')
+    return tuple(items)
+
+
+def port_list(value: Any) -> str:
+    """Ports and ranges that do not overlap, as text; empty for none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError('ports such as "25,9100-9200"')
+    found = sorted(ports(value)) if value else []
+    for before, after in itertools.pairwise(found):
+        if after[0] <= before[1]:
+            shown = ["-".join(map(str, dict.fromkeys(pair))) for pair in (before, after)]
+            raise ValueError(f"ports that do not overlap, as {shown[0]} and {shown[1]} do")
+    return value
 
 
 def ports(value: str) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import netns
 from tests.harness import Sensor
 
 Start = Callable[..., Sensor]
@@ -26,3 +27,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for sensor in running:
         sensor.kill()
+
+
+@pytest.fixture
+def net() -> Iterator[netns.Net]:
+    """Three hosts of this test's own."""
+    yield from netns.make()

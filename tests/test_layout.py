@@ -20,6 +20,14 @@ NO_FILE_OF_ITS_OWN = {
     "reading": "test_show",
     "sensor": "test_daemon",
     "conversation": "test_tcp",
+    "ruling": "test_rules",
+    "kernel": "test_rules",
+    "found": "test_rules",
+    "tools": "test_rules",
+    "plan": "test_rules",
+    "examining": "test_doctor",
+    "knocking": "test_doctor",
+    "outside": "test_doctor",
 }
 
 # A module imports from its own floor and those below. Within floor 3, capture's own files know each other.
@@ -33,7 +41,12 @@ FLOORS = {
     "tcppc.log": 1,
     "tcppc.notify": 1,
     "tcppc.capture": 3,
+    "tcppc.netfilter": 3,
     "tcppc.account": 4,
+    "tcppc.rules": 4,
+    "tcppc.outside": 4,
+    "tcppc.doctor": 4,
+    "tcppc.knocking": 4,
     "tcppc.recover": 4,
     "tcppc.nc": 4,
     "tcppc.schema": 4,

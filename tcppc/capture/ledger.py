@@ -82,6 +82,10 @@ class Ledger:
         """A closed file is removed, as files.keep_bytes asks."""
         self._add({"event": "remove", "file": self._name(path), "size": size, "why": "keep_bytes"})
 
+    def listener(self, kind: str, name: str, alive: bool) -> None:
+        """A probe found a listener dead, or alive again."""
+        self._add({"event": "listener", "listener": f"{kind.lower()} {name}", "alive": alive})
+
     def end(self) -> None:
         """The run ends: the last counts."""
         self._add({"event": "stop"}, counting=True)

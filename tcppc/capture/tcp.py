@@ -15,8 +15,11 @@ from tcppc.capture import sockets
 from tcppc.capture.books import SESSION_CHARGE, Books, source_key
 from tcppc.capture.conversation import FIRST_READ, Conversation, Server, Terms
 from tcppc.capture.intake import ESTABLISHED, Intake
+from tcppc.capture.origin import Origin
+from tcppc.capture.probe import Awaited
 from tcppc.capture.threads import Crew
 from tcppc.log import Log
+from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
 
 # accept(2) errors that are of one connection, which is gone: ask for the next one at once. All others (EMFILE,
@@ -40,7 +43,8 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     """One listening socket with its crew. `start` and `stop` are the caller's; `terms` may be replaced any time.
 
     `given` is a socket that a service manager listens on: then `address` and `port` only say where, and it is left
-    listening at the end, with those in its back-log, for whom the manager starts next.
+    listening at the end, with those in its back-log, for whom the manager starts next. `origin` is asked where NAT
+    rules redirect connections to this one.
     """
 
     allow_reuse_address = True
@@ -58,12 +62,15 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         intake: Intake,
         log: Log,
         given: socket.socket | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.address_family = address[0]
         self.books = books
         self.intake = intake
         self.stopping = False
         self.transparent = False
+        self.awaited = Awaited()
+        self.origin = origin
         self._log = log
         self._alone = alone
         self._stop = threading.Event()
@@ -187,6 +194,9 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             self._stop.wait(ACCEPT_PAUSE_SECONDS)
 
     def _serve(self, request: Request) -> None:
+        if self.awaited and self.awaited.came(request[1][:2]):
+            request[0].close()
+            return
         self.process_request(*request)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -203,7 +213,10 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         src, dst = peer[0], local[0]
         if self.address_family == socket.AF_INET6:
             src, dst = sockets.plain(src), sockets.plain(dst)
-        session = Session("tcp", src, peer[1], dst, local[1], start)
+        sport, dport = peer[1], local[1]
+        if self.origin and dport == self.port:
+            src, sport, dst, dport = self.origin.of_connection(sock, Flow(src, sport, dst, dport))
+        session = Session("tcp", src, sport, dst, dport, start)
         key = source_key(src)
         bound = self.books.enter(key)
         if bound not in ("memory", "disk"):
@@ -250,6 +263,9 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     def _refuse_for_threads(self, request: Request) -> None:
         """No thread could be started: this one records the connection as refused and goes back to accept."""
         sock, address = request
+        if self.awaited and self.awaited.came(address[:2]):
+            sock.close()
+            return
         try:
             session, key, _ = self._begin(sock, address)
             self._refuse(sock, session)

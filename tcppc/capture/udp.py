@@ -11,7 +11,10 @@ from time import monotonic, sleep, time_ns
 from tcppc.capture import sockets
 from tcppc.capture.books import SESSION_CHARGE, Books
 from tcppc.capture.intake import Intake
+from tcppc.capture.origin import Origin
+from tcppc.capture.probe import Awaited
 from tcppc.log import Log
+from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
 
 POLL_SECONDS = 1.0
@@ -25,7 +28,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
     """One socket and the thread that empties it; no thread a datagram, since nothing is waited for.
 
     `given` is a socket that a service manager bound: then `address` and `port` only say where, and what comes after
-    `stop` stays in it for whom the manager starts next.
+    `stop` stays in it for whom the manager starts next. `origin` is asked where NAT rules redirect datagrams to it.
     """
 
     allow_reuse_address = False  # on UDP it would let another process take our datagrams
@@ -43,11 +46,14 @@ class UDPServer(socketserver.ThreadingUDPServer):
         intake: Intake,
         log: Log,
         given: socket.socket | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.address_family = address[0]
         self.buffer = buffer
         self.transparent = False
         self.stopping = False
+        self.awaited = Awaited()
+        self._origin = origin
         self._alone = alone
         self._books = books
         self._intake = intake
@@ -118,7 +124,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
         """
         recvmsg, most, room = self.socket.recvmsg, self.max_packet_size, sockets.ANCILLARY_BYTES
         told, admit, put = sockets.told, self._books.datagram, self._intake.put
-        shared = self._shared
+        shared, awaited, origin = self._shared, self.awaited, self._origin
         wait, came = 0, False
         while not (shared and self.stopping):
             try:
@@ -134,12 +140,17 @@ class UDPServer(socketserver.ThreadingUDPServer):
             dst, dport, instant, lost = told(ancillary)
             if lost:
                 self._count_drops(lost)
+            if awaited and awaited.came(peer[:2], data):
+                continue
             size = len(data)
             if not admit(size):
                 continue
             src = sockets.plain(peer[0]) if self._six else peer[0]
+            flow = src, peer[1], dst or self._own, dport or self._port
+            if origin and flow[3] == self._port:
+                flow = origin.of("udp", Flow(*flow))
             now = instant or time_ns()
-            session = Session("udp", src, peer[1], dst or self._own, dport or self._port, now, [(now, data)], size)
+            session = Session("udp", *flow, now, [(now, data)], size)
             session.charge = size + SESSION_CHARGE
             put(session)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from tcppc import config, sensor
 from tcppc.capture import sockets
-from tcppc.cli import accounting, netcat, reading, serving
+from tcppc.cli import accounting, examining, netcat, reading, ruling, serving
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
+from tcppc.netfilter.tools import RulesError
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command] = {
@@ -18,6 +19,8 @@ COMMANDS: dict[str, Command] = {
     "nc": netcat.listen,
     "account": accounting.account,
     "recover": accounting.recover_command,
+    "rules": ruling.rules_command,
+    "doctor": examining.doctor_command,
     "check": serving.check,
 }
 
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, config.ConfigError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.USAGE
-    except (sensor.StartError, sockets.ListenError, netcat.RunError) as problem:
+    except (sensor.StartError, sockets.ListenError, netcat.RunError, RulesError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does

@@ -22,6 +22,8 @@ ABOUT = {
     "nc": "an nc listener: what is received to standard output",
     "account": "the ledger: was anything lost, when, and why?",
     "recover": "event lines, also of a killed sensor, to session records",
+    "rules": "every port of this host to the sensor: print, apply, confirm, status, remove",
+    "doctor": "is all well with the sensor here? proved from outside in",
     "check": "is this configuration, or this data file, sound?",
 }
 
@@ -42,7 +44,8 @@ class Parser(argparse.ArgumentParser):
 
 
 # Flag names, the setting they set, and argparse's own words. One dash or two, as Go's flag package takes them.
-_SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] = (
+Settings = tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...]
+SENSOR: Settings = (
     (("-H",), ("tcppc", "host"), {"action": "append", "metavar": "HOST"}),
     (("-p",), ("tcppc", "port"), {"metavar": "PORT"}),
     (("-t",), ("tcppc", "timeout"), {"metavar": "SECONDS"}),
@@ -59,13 +62,14 @@ _SETTINGS: tuple[tuple[tuple[str, ...], tuple[str, str], dict[str, Any]], ...] =
     (("-q", "--quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
     (("--format",), ("files", "format"), {"metavar": "full|classic"}),
     (("--record",), ("files", "record"), {"metavar": "sessions|events"}),
+    (("--mode",), ("rules", "mode"), {"metavar": "tproxy|redirect"}),
     (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
     (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),
 )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    for names, (section, key), words in _SETTINGS:
+def add_settings(parser: argparse.ArgumentParser, settings: Settings = SENSOR) -> None:
+    for names, (section, key), words in settings:
         field = config.setting_of(section, key)
         default = config.toml_value(field.default)
         about = field.metadata["about"].replace("%", "%%")
@@ -82,11 +86,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
 
 
-def overrides(arguments: argparse.Namespace) -> dict[tuple[str, str], tuple[str, Any]]:
+def overrides(arguments: argparse.Namespace, settings: Settings = SENSOR) -> dict[tuple[str, str], tuple[str, Any]]:
     given = vars(arguments)
     return {
         place: (names[0], given[f"{place[0]}.{place[1]}"])
-        for names, place, _ in _SETTINGS
+        for names, place, _ in settings
         if given.get(f"{place[0]}.{place[1]}") is not None
     }
 

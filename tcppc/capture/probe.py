@@ -1,0 +1,156 @@
+"""The sensor knocks at its own listeners from time to time: one that died in silence is found out.
+
+A probe is told by its source, a socket of this very process that is bound first: no stranger can have that address and
+port. It is counted nowhere and recorded nowhere; what it finds is logged, counted (`listener_dead`) and in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+PAUSE_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
+DATAGRAMS = 5  # tried one after the other within ANSWER_SECONDS: a full buffer may take one
+_NONCE_BYTES = 16
+
+Source = tuple[str, int]
+
+
+class Awaited:
+    """Probes under way: source to (what it sends, what to set when it came). Dict operations are atomic."""
+
+    def __init__(self) -> None:
+        self._events: dict[Source, tuple[bytes, threading.Event]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._events)
+
+    def expect(self, source: Source, nonce: bytes = b"") -> threading.Event:
+        event = threading.Event()
+        self._events[source] = nonce, event
+        return event
+
+    def forget(self, source: Source) -> None:
+        self._events.pop(source, None)
+
+    def came(self, source: Source, data: bytes = b"") -> bool:
+        """Is it a probe's?"""
+        nonce, event = self._events.get(source, (b"", None))
+        if event is None or data != nonce:
+            return False
+        event.set()
+        return True
+
+
+class Listener(Protocol):
+    """What is probed: a server."""
+
+    awaited: Awaited
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def address_family(self) -> int: ...
+
+    @property
+    def server_address(self) -> Any: ...
+
+
+def _near(listener: Listener) -> str:
+    """The address to call a listener at, and to call from."""
+    host = str(listener.server_address[0])
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def knock_tcp(listener: Listener) -> bool:
+    """Is a connection accepted? OSError where it cannot be tried."""
+    with socket.socket(socket.AddressFamily(listener.address_family), socket.SOCK_STREAM) as sock:
+        sock.bind((_near(listener), 0))
+        source = sock.getsockname()[:2]
+        accepted = listener.awaited.expect(source)
+        try:
+            sock.settimeout(ANSWER_SECONDS)
+            sock.connect((_near(listener), listener.server_address[1]))
+            return accepted.wait(ANSWER_SECONDS)
+        except (TimeoutError, ConnectionRefusedError):
+            return False
+        finally:
+            listener.awaited.forget(source)
+
+
+def knock_udp(listener: Listener) -> bool:
+    """Is a datagram read? OSError where it cannot be tried."""
+    with socket.socket(socket.AddressFamily(listener.address_family), socket.SOCK_DGRAM) as sock:
+        sock.bind((_near(listener), 0))
+        source, nonce = sock.getsockname()[:2], os.urandom(_NONCE_BYTES)
+        read = listener.awaited.expect(source, nonce)
+        try:
+            for _ in range(DATAGRAMS):
+                sock.sendto(nonce, (_near(listener), listener.server_address[1]))
+                if read.wait(ANSWER_SECONDS / DATAGRAMS):
+                    return True
+            return False
+        finally:
+            listener.awaited.forget(source)
+
+
+class Prober:
+    """The thread that knocks. `found(kind, name, alive)` is called where a listener that answered before does so no
+    more, and where it does so again; `say` logs."""
+
+    def __init__(
+        self,
+        tcp: Sequence[Listener],
+        udp: Sequence[Listener],
+        say: Callable[[str], None],
+        found: Callable[[str, str, bool], None],
+    ) -> None:
+        self._listeners = [("TCP", listener) for listener in tcp] + [("UDP", listener) for listener in udp]
+        self._say = say
+        self._found = found
+        self._alive: dict[tuple[str, str], bool] = {}
+        self._unable: set[tuple[str, str]] = set()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+
+    def well(self) -> bool:
+        """Does each listener answer, as far as is known?"""
+        return all(self._alive.values())
+
+    def _run(self) -> None:
+        while not self._end.wait(PAUSE_SECONDS):
+            for kind, listener in self._listeners:
+                self._look(kind, listener)
+
+    def _look(self, kind: str, listener: Listener) -> None:
+        key = kind, listener.name
+        try:
+            alive = knock_tcp(listener) if kind == "TCP" else knock_udp(listener)
+        except OSError as problem:
+            if key not in self._unable and not self._end.is_set():
+                self._unable.add(key)
+                self._say(f"Probe of {kind} {key[1]}: cannot be done: {problem.strerror or problem}; going on without.")
+            return
+        if self._end.is_set():
+            return
+        before = self._alive.get(key)
+        if before is None and not alive:
+            # Passed sockets may be of a network that this process has no part in: then nothing is known of them.
+            if key not in self._unable:
+                self._unable.add(key)
+                self._say(f"Probe of {kind} {key[1]}: no answer from here; is its loopback traffic filtered?")
+            return
+        self._alive[key] = alive
+        if before is not None and before != alive:
+            self._found(*key, alive)

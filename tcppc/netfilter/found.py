@@ -1,0 +1,229 @@
+"""What is in place: our own rules, and what others have put in the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tcppc.netfilter import tools
+from tcppc.netfilter.plan import INTERFACES, PROTOCOL, TABLE, Plan
+
+
+@dataclass(frozen=True)
+class PolicyRule:
+    """One of ip(8)'s, with a mark."""
+
+    family: int
+    pref: int
+    mark: int
+    mask: int
+    table: int
+    ours: bool
+
+    def catches(self, mark: int) -> bool:
+        return mark & self.mask == self.mark & self.mask
+
+
+@dataclass(frozen=True)
+class Found:
+    """`interfaces`: seconds until they expire, None for never; empty where all have."""
+
+    table: bool = False
+    ours: bool = False
+    by: str = ""
+    mode: str = ""
+    port: int = 0
+    mark: int = 0
+    interfaces: dict[str, int | None] = field(default_factory=dict)
+    rules: tuple[PolicyRule, ...] = ()
+    routes: tuple[tuple[int, int], ...] = ()  # (family, table)
+
+    @property
+    def anything(self) -> bool:
+        return self.table or bool(self.rules or self.routes)
+
+    @property
+    def expired(self) -> bool:
+        return self.ours and not self.interfaces
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """For which the packets that the table marks are delivered."""
+        if self.mode == "redirect":
+            return (4, 6)
+        return tuple(
+            family
+            for family in (4, 6)
+            if any(
+                rule.family == family and rule.catches(self.mark) and (family, rule.table) in self.routes
+                for rule in self.rules
+            )
+        )
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys and values of an answer in JSON, however deep."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
+
+
+def _number(value: Any) -> int:
+    """As ip writes numbers: 7, "7", "0x7"; -1 for what is none."""
+    try:
+        return int(str(value), 0)
+    except ValueError:
+        return -1
+
+
+def policy_rules() -> list[PolicyRule]:
+    """All with a mark, and ours."""
+    found = []
+    for family in (4, 6):
+        if family == 6 and not tools.read("/proc/net/if_inet6"):
+            continue
+        for item in tools.query("ip", "-N", "-j", f"-{family}", "rule", "show"):
+            ours = _number(item.get("protocol")) == PROTOCOL
+            if "fwmark" in item or ours:
+                mask = _number(item.get("fwmask", "0xffffffff"))
+                found.append(
+                    PolicyRule(
+                        family,
+                        _number(item.get("priority")),
+                        _number(item.get("fwmark", 0)),
+                        mask,
+                        _number(item.get("table")),
+                        ours,
+                    )
+                )
+    return found
+
+
+def _routes(family: int, *which: str) -> list[dict[str, Any]]:
+    try:
+        return tools.query("ip", "-N", "-j", f"-{family}", "route", "show", "table", *which)
+    except tools.RulesError as problem:
+        if "FIB table does not exist" in str(problem):
+            return []
+        raise
+
+
+def _our_routes() -> tuple[tuple[int, int], ...]:
+    found = []
+    for family in (4, 6):
+        if family == 6 and not tools.read("/proc/net/if_inet6"):
+            continue
+        found += [(family, _number(item.get("table"))) for item in _routes(family, "all", "protocol", str(PROTOCOL))]
+    return tuple(found)
+
+
+def ruleset() -> list[dict[str, Any]]:
+    """All of nft's; RulesError where it may not be read."""
+    return tools.query("nft", "-j", "list", "ruleset")
+
+
+def look(rules: list[dict[str, Any]] | None = None) -> Found:
+    """Ours, out of nft's answer and ip's."""
+    items = [item for item in (ruleset() if rules is None else rules) if _table_of(item) == ("inet", TABLE)]
+    policies = tuple(rule for rule in policy_rules() if rule.ours)
+    if not items:
+        return Found(rules=policies, routes=_our_routes())
+    values: dict[str, Any] = {}
+    for item in items:
+        if "set" in item and item["set"].get("name") == INTERFACES:
+            values["interfaces"] = dict(map(_element, item["set"].get("elem", [])))
+        for key, value in _walk(item.get("rule", {})):
+            if key == "comment" and str(value).startswith("tcppc "):
+                values["by"] = value
+            elif key in ("tproxy", "redirect") and isinstance(value, dict):
+                values |= {"mode": key, "port": _number(value.get("port"))}
+            elif key == "mangle" and value.get("key") == {"meta": {"key": "mark"}}:
+                values["mark"] = _number(value.get("value"))
+    return Found(True, "by" in values, **values, rules=policies, routes=_our_routes())
+
+
+def _element(item: Any) -> tuple[str, int | None]:
+    inner = item.get("elem", item) if isinstance(item, dict) else item
+    if isinstance(inner, dict):
+        expires = inner.get("expires", inner.get("timeout"))
+        return str(inner.get("val")), None if expires is None else int(expires)
+    return str(inner), None
+
+
+def _table_of(item: dict[str, Any]) -> tuple[str, str]:
+    """(family, name) of the table that an object of nft's belongs to."""
+    kind, inner = next(iter(item.items()), ("", {}))
+    if not isinstance(inner, dict):
+        return "", ""
+    return str(inner.get("family", "")), str(inner.get("name" if kind == "table" else "table", ""))
+
+
+def translates(rules: list[dict[str, Any]]) -> bool:
+    """Does this host translate addresses for others (NAT)? Then answers to them look as if they were for it."""
+    chains = [item["chain"] for item in rules if "chain" in item and _table_of(item) != ("inet", TABLE)]
+    return any(chain.get("type") == "nat" for chain in chains) or any(
+        "nat" in tools.read(f"/proc/net/{name}_tables_names").split() for name in ("ip", "ip6")
+    )
+
+
+def in_the_way(plan: Plan, rules: list[dict[str, Any]]) -> str:
+    """What of others does not go with the plan, in one line with what to do; empty for nothing."""
+    found = look(rules)
+    if found.table and not found.ours:
+        return f"there is a table inet {TABLE} that tcppc did not make: nft list table inet {TABLE} shows it"
+    if plan.mode == "redirect":
+        return ""
+    for rule in policy_rules():
+        if not rule.ours and rule.catches(plan.mark):
+            return (
+                f"--mark {plan.mark} is used already: ip -{rule.family} rule pref {rule.pref}, "
+                f"fwmark {rule.mark}; expected another number"
+            )
+    for family in plan.families:
+        if any(_number(item.get("protocol")) != PROTOCOL for item in _routes(family, str(plan.table))):
+            return (
+                f"--table {plan.table} is used already: ip -{family} route show table {plan.table}; "
+                "expected another number"
+            )
+    return _other_rules(plan, rules) or _iptables(plan)
+
+
+def _other_rules(plan: Plan, rules: list[dict[str, Any]]) -> str:
+    for item in rules:
+        family, name = _table_of(item)
+        if "rule" not in item or (family, name) == ("inet", TABLE):
+            continue
+        where = f"nft table {family} {name}, chain {item['rule'].get('chain')}"
+        for key, value in _walk(item["rule"].get("expr", [])):
+            if key == "tproxy":
+                return f"{where} has a tproxy rule of another program in the way: remove it, or leave its ports to it"
+            if key in ("mangle", "match") and isinstance(value, dict):
+                about = value.get("key", value.get("left"))
+                if about == {"meta": {"key": "mark"}} and _number(value.get("value", value.get("right"))) == plan.mark:
+                    return f"--mark {plan.mark} is used already: {where}; expected another number"
+    return ""
+
+
+def _iptables(plan: Plan) -> str:
+    """iptables' rules: those over nftables, and the older ones where the kernel has them loaded (asking for those
+    would load them)."""
+    for family, name in (("ip", "iptables"), ("ip6", "ip6tables")):
+        kinds = ["nft"]
+        if "mangle" in tools.read(f"/proc/net/{family}_tables_names").split():
+            kinds.append("legacy")
+        for tool in (f"{name}-{kind}-save" for kind in kinds):
+            if not tools.available(tool):
+                continue
+            said = tools.run(tool, "-t", "mangle")
+            if " -j TPROXY " in said:
+                return f"{name} has a TPROXY rule of another program in the way: {tool} -t mangle shows it; remove it"
+            for value in re.findall(r"--set-x?mark (0x[0-9a-f]+)", said):
+                if int(value, 16) == plan.mark:
+                    return f"--mark {plan.mark} is used already: {tool} -t mangle; expected another number"
+    return ""

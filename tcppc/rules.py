@@ -1,0 +1,207 @@
+"""The rules that bring every port to the sensor, as the configuration and this host have them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+from tcppc.capture import capabilities
+from tcppc.capture.sockets import shown
+from tcppc.config import Config, ConfigError
+from tcppc.netfilter import found, host, kernel, tools
+from tcppc.netfilter.found import Found
+from tcppc.netfilter.plan import KERNEL_TABLES, NUMBER, Plan, describe
+from tcppc.netfilter.tools import RulesError
+from tcppc.values import network, ports
+
+ANSWER_SECONDS = 5.0
+SENSOR = "tcppc sensor"  # who put rules in place, where the sensor did
+# Held by the sensor whose rules are in place. An abstract name is a network namespace's, as nft's tables are, and is
+# gone with its process, however that ends.
+_NAME = "\0tcppc-rules"
+
+
+def make(
+    config: Config,
+    port: int,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    by: str = "tcppc rules",
+    confirm: int = 0,
+) -> tuple[Plan, list[str]]:
+    """The plan for this host, and what its person should know of it, a line each. ConfigError where there is no such
+    interface or port."""
+    given = config.rules
+    known = host.interfaces()
+    if not given.interface:
+        raise ConfigError(f"--interface is missing: expected the one that strangers come by, of {', '.join(known)}")
+    for name in given.interface:
+        if name not in known:
+            raise ConfigError(
+                f"--interface {name}: this host has no such interface; expected one of {', '.join(known)}"
+            )
+    if not port:
+        raise ConfigError("--port 0: the rules need to know the sensor's port")
+    if given.table in KERNEL_TABLES:
+        raise ConfigError(
+            f"--table {given.table} is one of the kernel's own; expected another number, such as {NUMBER}"
+        )
+    protocols = tuple(kind for kind in ("tcp", "udp") if getattr(config.capture, kind))
+    families = (4, 6) if all(map(host.has_ipv6, given.interface)) else (4,)
+    ssh = host.ssh_ports(environment) if "tcp" in protocols else ()
+    redirect = given.mode == "redirect"
+    tracked, unseen = False, ""
+    if not redirect:
+        try:
+            tracked = found.translates(found.ruleset())
+        except RulesError as problem:
+            unseen = f"This host's own rules could not be looked at: {problem}."
+    plan = Plan(
+        interfaces=given.interface,
+        port=port,
+        addresses=tuple(map(network, given.address)),
+        excepted=tuple(ports(given.excepted)) if given.excepted else (),
+        ssh=ssh,
+        listening=host.listening() if redirect and not given.take_over else (),
+        protocols=protocols,
+        families=families,
+        mode=given.mode,
+        mark=given.mark,
+        table=given.table,
+        take_over=given.take_over,
+        tracked=tracked,
+        by=by,
+        confirm=confirm,
+    )
+    return plan, [*([unseen] if unseen else []), *_to_know(plan)]
+
+
+def _to_know(plan: Plan) -> list[str]:
+    said = []
+    if plan.families == (4,):
+        said.append(f"IPv6 is off on {', '.join(plan.interfaces)} or on lo: these rules are for IPv4 alone.")
+    waiting = host.listening()
+    for kind in plan.protocols:
+        if (kind, plan.port) not in waiting:
+            said.append(
+                f"Nothing listens on {kind.upper()} port {plan.port}: until the sensor does, all goes on as before."
+            )
+    if plan.port in plan.ssh:
+        said.append(f"Port {plan.port} is ssh's: the sensor needs another one.")
+    return said
+
+
+def status(now: Found, port: int, ask: bool = True) -> tuple[list[str], bool]:
+    """What is in place and, with `ask`, whether the sensor answers behind it, a line each; True where all is well."""
+    if not now.table:
+        lines = ["rules     none in place"]
+        if now.anything:
+            lines.append("left      policy rules or routes of tcppc without their table: tcppc rules --remove")
+        return lines, False
+    if not now.ours:
+        return ["rules     a table inet tcppc that tcppc did not make: nft list table inet tcppc"], False
+    interfaces = ", ".join(now.interfaces)
+    well = bool(now.interfaces)
+    if well:
+        lines = [f"rules     {now.mode}, interface {interfaces}, to port {now.port}, put in place by {now.by}"]
+    else:
+        lines = ["rules     expired, nobody confirmed them: they do nothing any more; tcppc rules --remove tidies up"]
+    seconds = [left for left in now.interfaces.values() if left is not None]
+    if seconds:
+        lines.append(f"confirm   {min(seconds)} seconds left: tcppc rules --keep")
+    for family in (4, 6):
+        if family in now.families:
+            lines.append(f"IPv{family}      packets find their way to the sensor")
+        elif family == 4 or any(rule.family == 6 for rule in now.rules) or host.has_ipv6("lo"):
+            lines.append(f"IPv{family}      not in place: the policy rule or its route is missing; tcppc rules --apply")
+            well = well and family == 6
+    if not ask:
+        return lines, well
+    answers, said = answer(now.port or port)
+    return [*lines, *said], well and answers
+
+
+def answer(port: int) -> tuple[bool, list[str]]:
+    """Does something answer on TCP `port` of this host, and is UDP `port` taken? Leaves an empty session there."""
+    waiting = host.listening()
+    lines, well = [], True
+    if ("tcp", port) in waiting:
+        try:
+            _connect(port)
+            lines.append(f"sensor    TCP {port} answers")
+        except OSError as problem:
+            well = False
+            lines.append(f"sensor    TCP {port} is listened on and does not answer: {problem.strerror or problem}")
+    else:
+        well = False
+        lines.append(f"sensor    nothing listens on TCP {port}: start the sensor, or give its port")
+    lines.append(f"sensor    UDP {port} " + ("is open" if ("udp", port) in waiting else "is not listened on"))
+    return well, lines
+
+
+def _connect(port: int) -> None:
+    last: OSError | None = None
+    for address in ("127.0.0.1", "::1"):
+        try:
+            socket.create_connection((address, port), ANSWER_SECONDS).close()
+            return
+        except OSError as problem:
+            last = problem
+    raise last or OSError(f"{shown('127.0.0.1', port)}: no answer")
+
+
+class SensorRules:
+    """The rules that a sensor puts in place at its start and takes away at its stop."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._held: socket.socket | None = None
+
+    def apply(self, config: Config, port: int) -> None:
+        """RulesError where they cannot be had, or another sensor has its own in place."""
+        self._held = _hold()
+        if self._held is None:
+            raise RulesError("capture.rules: another sensor on this host has its rules in place; stop it first")
+        plan, to_know = make(config, port, by=SENSOR)
+        kernel.apply(plan)
+        for line in [*describe(plan), *to_know]:
+            self._say(f"Rules: {line}")
+
+    def remove(self) -> None:
+        """Take away what `apply` put in place."""
+        if self._held is None:
+            return
+        try:
+            kernel.remove(by=SENSOR)
+            self._say("Rules: taken away.")
+        except RulesError as problem:
+            self._say(f"Rules: could not be taken away: {problem}; tcppc rules --remove does it.")
+        self._held.close()
+        self._held = None
+
+    def tidy_up(self) -> None:
+        """Take away what a sensor that was killed left in place."""
+        if not capabilities.has("CAP_NET_ADMIN") or not tools.available("nft"):
+            return
+        held = _hold()
+        if held is None:
+            return  # they are of a sensor that runs
+        try:
+            if kernel.remove(by=SENSOR):
+                self._say("Rules: what an earlier sensor left in place is taken away.")
+        except RulesError as problem:
+            self._say(f"Rules: could not be looked at: {problem}.")
+        finally:
+            held.close()
+
+
+def _hold() -> socket.socket | None:
+    """The name, while it is held; None where another process has it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(_NAME)
+    except OSError:
+        sock.close()
+        return None
+    return sock

@@ -1,0 +1,79 @@
+"""A sensor that knocks at its own listeners."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tcppc.capture.probe import Awaited
+from tests.conftest import Start
+from tests.harness import Sensor, payload
+from tests.netns import Net
+
+OFTEN = "import tcppc.capture.probe as probe; probe.PAUSE_SECONDS = 0.2; probe.ANSWER_SECONDS = 0.5"
+DROP = (
+    "table inet wall {{ chain input {{ type filter hook input priority 0; iifname lo {kind} dport {port} drop\n}}\n}}"
+)
+
+
+def listener_lines(folder: Path) -> list[tuple[str, bool]]:
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_bytes().splitlines()]
+    return [(line["listener"], line["alive"]) for line in lines if line["event"] == "listener"]
+
+
+def test_a_listener_that_stops_answering_is_found_out_and_found_again(start: Start, net: Net, tmp_path: Path) -> None:
+    """The kernel stands in for a dead listener: what comes for it is dropped."""
+    hosts = ("0.0.0.0", "::")
+    sensor = start(hosts=hosts, port=12345, prefix=net.sensor.prefix, patch=OFTEN)
+    wanted = []
+    for kind, name in (("tcp", "[::]:12345"), ("udp", "0.0.0.0:12345")):
+        net.sensor.python("import time; time.sleep(1)")  # each listener has answered once by now
+        family = "ip6 nexthdr" if name.startswith("[") else "ip protocol"
+        wall = DROP.format(kind=f"{family} {kind} {kind}", port=12345)
+        net.sensor.run("nft", "-f", "-", text=wall)
+        sensor.said(f"Probe of {kind.upper()} {name}: NO ANSWER: nothing is captured there (")
+        net.sensor.run("nft", "delete", "table", "inet", "wall")
+        sensor.said(f"Probe of {kind.upper()} {name}: it answers again.")
+        wanted += [(f"{kind} {name}", False), (f"{kind} {name}", True)]
+    assert sensor.stop() == 0
+    assert listener_lines(tmp_path) == wanted
+    assert "2 listener_dead" in sensor.log
+    assert sensor.lines() == []  # a probe is nobody's session
+    assert sensor.account().returncode == 0
+
+
+def test_probes_are_no_sessions_and_strangers_are_no_probes(start: Start) -> None:
+    sensor: Sensor = start(hosts=("127.0.0.1", "::1"), patch=OFTEN)
+    for number in range(20):
+        sensor.send(b"session %d" % number)
+        sensor.datagram(b"datagram %d" % number)
+    records = sensor.records(40)
+    assert {payload(record) for record in records} == {
+        b"%s %d" % (kind, number) for kind in (b"session", b"datagram") for number in range(20)
+    }
+    assert sensor.stop() == 0
+    assert " Sessions: 40 accepted" in sensor.log
+    assert "Probe" not in sensor.log
+
+
+def test_only_the_expected_source_with_the_expected_bytes_is_a_probe() -> None:
+    awaited = Awaited()
+    assert not awaited
+    event = awaited.expect(("127.0.0.1", 5000), b"nonce")
+    assert awaited
+    assert not awaited.came(("127.0.0.1", 5001), b"nonce")
+    assert not awaited.came(("127.0.0.1", 5000), b"other")
+    assert not event.is_set()
+    assert awaited.came(("127.0.0.1", 5000), b"nonce")
+    assert event.is_set()
+    awaited.forget(("127.0.0.1", 5000))
+    assert not awaited.came(("127.0.0.1", 5000), b"nonce")
+
+
+def test_a_probe_that_never_was_answered_says_so_once(start: Start, net: Net) -> None:
+    net.sensor.run("nft", "-f", "-", text=DROP.format(kind="tcp", port=12345))
+    sensor = start(hosts=("0.0.0.0",), port=12345, prefix=net.sensor.prefix, patch=OFTEN)
+    sensor.said("Probe of TCP 0.0.0.0:12345: no answer from here; is its loopback traffic filtered?")
+    net.sensor.python("import time; time.sleep(2)")
+    assert sensor.log.count("Probe of TCP") == 1
+    assert sensor.stop() == 0
