@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 EXTRAS ?= all
+# Tests wait more than they work.
+PYTEST ?= -n 3
 LIB := $(PREFIX)/lib/tcppc
 UNITS := $(PREFIX)/lib/systemd/system
 DOC := $(PREFIX)/share/doc/tcppc
@@ -25,7 +27,7 @@ run: $(VENV)/installed
 	@$(BIN)/tcppc -p $(PORT) -w '$(FILE)' -T 86400 --hints
 
 test: debian $(VENV)/tested lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PYTEST)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

@@ -265,6 +265,7 @@ def test_sighup_takes_the_new_configuration_for_new_sessions(start: Start, tmp_p
     path.write_text('[capture]\nsensor = "old"\n[tcppc]\nport = 1\n', encoding="ascii")
     sensor = start("-c", str(path))
     sensor.send(b"1")
+    sensor.records(1)
     path.write_text(
         '[capture]\nsensor = "new"\nquiet = true\n[limits]\nsession_bytes = 3\n'
         '[tcppc]\ntimeout = 0.3\ntimezone = "Asia/Tokyo"\n',
