@@ -19,6 +19,8 @@ from typing import IO
 
 import pytest
 
+from tests.harness import wait_until
+
 ATTACKER = ("198.51.100.7", "2001:db8:a::7")
 SENSOR = ("198.51.100.1", "2001:db8:a::1")
 INNER = ("203.0.113.1", "2001:db8:c::1")  # the sensor's address towards the third host
@@ -107,12 +109,18 @@ class Net:
     third: Host
 
 
+def _settled(host: Host, device: str) -> bool:
+    """Does the kernel answer who asks for this device's IPv6 address? It takes a moment after the device is up."""
+    return f"multicast ff00::/8 dev {device}" in host.ip("-6 route show table local type multicast")
+
+
 def _join(left: Host, right: Host, device: str, ours: tuple[str, str], theirs: tuple[str, str]) -> None:
     left.ip(f"link add {device} type veth peer name {device} netns {right.name}")
     for host, (four, six) in ((left, ours), (right, theirs)):
         host.ip(f"addr add {four}/24 dev {device}")
         host.ip(f"addr add {six}/64 dev {device} nodad")
         host.ip(f"link set {device} up")
+    wait_until(lambda: _settled(left, device) and _settled(right, device), "IPv6 to settle")
 
 
 def why_not() -> str:
@@ -132,6 +140,8 @@ def make() -> Iterator[Net]:
             run("ip", "netns", "add", name)
             hosts.append(Host(name))
             hosts[-1].ip("link set lo up")
+            # Addresses are used at once: no second's wait for another host that might have them.
+            hosts[-1].run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
         net = Net(*hosts)
         _join(net.attacker, net.sensor, "veth0", ATTACKER, SENSOR)
         _join(net.sensor, net.third, "veth1", INNER, THIRD)
