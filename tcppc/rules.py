@@ -50,6 +50,11 @@ def make(
     protocols = tuple(kind for kind in ("tcp", "udp") if getattr(config.capture, kind))
     families = (4, 6) if all(map(host.has_ipv6, given.interface)) else (4,)
     ssh = host.ssh_ports(environment) if "tcp" in protocols else ()
+    if given.take_over and "tcp" in protocols and not ssh and not given.excepted and (hidden := host.unseen()):
+        raise RulesError(
+            f"--take-over: whether ssh is one of the ports {', '.join(map(str, hidden))} cannot be seen without root; "
+            "name its port with --except"
+        )
     redirect = given.mode == "redirect"
     tracked, unseen = False, ""
     if not redirect:

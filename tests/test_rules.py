@@ -161,6 +161,33 @@ def test_take_over_takes_listening_ports_and_leaves_ssh(start: Start, net: Net) 
     assert [payload(record) for record in sensor.records(1)] == [b"taken"]
 
 
+def test_take_over_by_one_who_cannot_see_ssh_names_its_port(net: Net) -> None:
+    """As the sensor in its unit: CAP_NET_ADMIN alone, and other users' processes hidden."""
+    echo(net.sensor, 22, "ssh ")
+    user = ("setpriv", "--reuid", "1", "--clear-groups", "--inh-caps", "-all,+net_admin,+dac_override")
+    prefix = (*user, "--ambient-caps", "-all,+net_admin,+dac_override")
+    before = net.sensor.state()
+    words = ("rules", "--interface", "veth0", "--take-over", "--apply")
+    done = net.sensor.tcppc(*words, prefix=prefix)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "tcppc: --take-over: whether ssh is one of the ports 22 cannot be seen without root; "
+        "name its port with --except\n"
+    )
+    assert net.sensor.state() == before
+    assert net.sensor.tcppc(*words, "--except", "22", prefix=prefix).returncode == 0
+
+
+def test_a_datagram_in_pieces_comes_whole(start: Start, net: Net) -> None:
+    sensor = start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    rules(net.sensor, "--apply")
+    for address in SENSOR:
+        knock(net.attacker, "udp", address, 9999, "x" * 20000)
+    assert flows(sensor.records(2)) == {
+        ("udp", ATTACKER[family], SENSOR[family], 9999, b"x" * 20000) for family in (0, 1)
+    }
+
+
 def test_tcp_or_udp_alone(start: Start, net: Net) -> None:
     sensor = start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
     rules(net.sensor, "--apply", "--udp")
@@ -495,4 +522,24 @@ def test_a_sensor_that_cannot_have_its_rules_does_not_start(net: Net, tmp_path: 
     assert sensor.process.wait(30) == 1
     assert "tcppc: capture.rules: --mark 99 is used already: ip -4 rule" in sensor.log
     net.sensor.ip("rule del fwmark 99")
+    assert net.sensor.state() == before
+
+
+def test_each_line_of_the_document_is_one_that_works(net: Net) -> None:
+    """docs/all-ports.md, typed on a host whose interface has another name."""
+    before = net.sensor.state()
+    text = (ROOT / "docs" / "all-ports.md").read_text(encoding="utf-8").replace("eth0", "veth0")
+    typed = re.findall(r"^    (tcppc rules|ip|nft)( [^#\n]*)", text, re.MULTILINE)
+    assert len(typed) > 10
+    for tool, words in typed:
+        if tool == "tcppc rules":
+            done = net.sensor.tcppc("rules", *words.split())
+            assert done.returncode == 0 or words.split() in (["--keep"], ["--status"]), (words, done.stderr)
+        elif "blackhole" in words:
+            net.sensor.ip(words.strip())
+            net.sensor.ip(words.strip().replace("add", "del"))
+    # The last lines undo by hand what is in place then.
+    rules(net.sensor, "--apply")
+    by_hand = [tool + words for tool, words in typed if tool in ("ip", "nft") and "blackhole" not in words]
+    net.sensor.run("sh", "-ec", "\n".join(line for line in by_hand if "ip route add local" not in line))
     assert net.sensor.state() == before

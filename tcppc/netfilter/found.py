@@ -128,9 +128,17 @@ def ruleset() -> list[dict[str, Any]]:
     return tools.query("nft", "-j", "list", "ruleset")
 
 
-def look(rules: list[dict[str, Any]] | None = None) -> Found:
-    """Ours, out of nft's answer and ip's."""
-    items = [item for item in (ruleset() if rules is None else rules) if _table_of(item) == ("inet", TABLE)]
+def table() -> list[dict[str, Any]]:
+    """Our table, empty where there is none. The whole ruleset may be long: a block list of others."""
+    tables = tools.query("nft", "-j", "list", "tables")
+    if not any(_table_of(item) == ("inet", TABLE) for item in tables if "table" in item):
+        return []
+    return tools.query("nft", "-j", "list", "table", "inet", TABLE)
+
+
+def look() -> Found:
+    """Ours, out of nft's answers and ip's."""
+    items = [item for item in table() if "metainfo" not in item]
     policies = tuple(rule for rule in policy_rules() if rule.ours)
     if not items:
         return Found(rules=policies, routes=_our_routes())
@@ -174,7 +182,7 @@ def translates(rules: list[dict[str, Any]]) -> bool:
 
 def in_the_way(plan: Plan, rules: list[dict[str, Any]]) -> str:
     """What of others does not go with the plan, in one line with what to do; empty for nothing."""
-    found = look(rules)
+    found = look()
     if found.table and not found.ours:
         return f"there is a table inet {TABLE} that tcppc did not make: nft list table inet {TABLE} shows it"
     if plan.mode == "redirect":

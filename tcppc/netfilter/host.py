@@ -102,6 +102,14 @@ def _held(process: Path) -> Iterator[int]:
             yield int(target[8:-1])
 
 
+def unseen() -> list[int]:
+    """TCP ports that are listened on by processes that we may not look at."""
+    waiting = {item.inode: item.port for item in sockets() if item.kind == "tcp" and item.listens}
+    for inode, _ in owners(set(waiting)):
+        waiting.pop(inode, None)
+    return sorted(set(waiting.values()))
+
+
 def program(pid: int) -> str:
     """The name of a process; empty where it is gone."""
     try:

@@ -74,6 +74,8 @@ def _forget(before: Found, wanted: Plan | None) -> None:
 def remove(by: str = "") -> bool:
     """Take away all of ours (only those put in place `by` somebody, where given) and nothing else; False where there
     was nothing."""
+    if by and not found.table():
+        return False
     now = found.look()
     if by and now.by != by:
         return False
