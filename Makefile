@@ -18,8 +18,8 @@ UNITS := $(PREFIX)/lib/systemd/system
 DOC := $(PREFIX)/share/doc/tcppc
 MAN := $(PREFIX)/share/man/man1
 # Real clients and tools that the tests use.
-DEBIAN := curl dropbear-bin gcc groff-base iproute2 iptables libc6-dev libssl-dev logrotate ncat netcat-openbsd netcat-traditional \
-  nftables nmap openssh-client openssl procps socat systemd util-linux
+DEBIAN := curl dropbear-bin gcc groff-base iproute2 iptables libc6-dev libssl-dev lftp logrotate ncat netcat-openbsd netcat-traditional \
+  nftables nmap openssh-client openssl procps redis-tools socat systemd telnet util-linux
 
 .PHONY: run test lint bench install uninstall clean debian
 

@@ -30,6 +30,7 @@ from tcppc.values import (
     texts,
     whole,
 )
+from tcppc.values import ports as port_ranges
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -114,6 +115,17 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Personas:
+    """What is said back. Any other key is ports, such as "21", "2000-2999" or "udp/111", and its value a persona."""
+
+    default: str = setting(
+        "silent", text, "persona where no port of this table says otherwise; tcppc personas lists them"
+    )
+    folder: str = setting("", text, "folder of personas of your own, a TOML file each (docs/personas.md)")
+    ports: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Limits:
     """What strangers may use."""
 
@@ -157,6 +169,7 @@ class Config:
     tcppc: Tcppc = field(default_factory=Tcppc)
     capture: Capture = field(default_factory=Capture)
     rules: Rules = field(default_factory=Rules)
+    personas: Personas = field(default_factory=Personas)
     limits: Limits = field(default_factory=Limits)
     files: Files = field(default_factory=Files)
     source: str = ""
@@ -171,7 +184,14 @@ class Config:
         return self.capture.sensor or socket.gethostname()
 
 
-SECTIONS: dict[str, type] = {"tcppc": Tcppc, "capture": Capture, "rules": Rules, "limits": Limits, "files": Files}
+SECTIONS: dict[str, type] = {
+    "tcppc": Tcppc,
+    "capture": Capture,
+    "rules": Rules,
+    "personas": Personas,
+    "limits": Limits,
+    "files": Files,
+}
 
 # A flag's value with the name that errors show: {("tcppc", "port"): ("-p", "12345")}
 Overrides = Mapping[tuple[str, str], tuple[str, Any]]
@@ -180,10 +200,15 @@ Overrides = Mapping[tuple[str, str], tuple[str, Any]]
 def load(path: str = "", overrides: Overrides | None = None) -> Config:
     """The effective configuration; ConfigError for anything that is not sound in itself."""
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    ports: list[tuple[str, str]] = []
     for section, key, value in _file_values(path) if path else ():
+        if section == "personas" and key not in known(section):
+            ports.append(_persona_ports(path, key, value))
+            continue
         values[section][key] = _convert(section, key, value, f"{path}: [{section}] {key} = {_shown(value)}")
     for (section, key), (flag, value) in (overrides or {}).items():
         values[section][key] = _convert(section, key, value, f"{flag} {_shown(value)}")
+    values["personas"]["ports"] = tuple(ports)
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
     config = Config(**sections, source=path)
     _check_together(config, path or "the command line")
@@ -205,10 +230,37 @@ def _file_values(path: str) -> Iterator[tuple[str, str, Any]]:
         if section not in SECTIONS or not isinstance(table, dict):
             raise ConfigError(f"{path}: [{section}] is no section{_like(section, SECTIONS)}")
         for key, value in table.items():
-            known = [item.name for item in fields(SECTIONS[section])]
-            if key not in known:
-                raise ConfigError(f"{path}: [{section}] has no setting {key}{_like(key, known)}")
+            if key not in known(section) and not (section == "personas" and key[:1] in "0123456789tu"):
+                raise ConfigError(f"{path}: [{section}] has no setting {key}{_like(key, known(section))}")
             yield section, key, value
+
+
+def known(section: str) -> list[str]:
+    """Names of a section's settings, in their order."""
+    return [item.name for item in fields(SECTIONS[section]) if item.metadata]
+
+
+def _persona_ports(path: str, key: str, value: Any) -> tuple[str, str]:
+    """A line of the table of personas."""
+    where = f"{path}: [personas] {_shown(key)} = {_shown(value)}"
+    proto, slash, numbers = key.rpartition("/")
+    try:
+        if proto not in ("tcp", "udp") and slash:
+            raise ValueError('ports such as "21", "tcp/2000-2999" or "udp/111"')
+        port_list(numbers)
+        return key, str(text(value))
+    except ValueError as problem:
+        raise ConfigError(f"{where}: expected {problem}") from None
+
+
+def persona_table(personas: Personas) -> dict[tuple[str, int], str]:
+    """{("tcp", 21): "ftp"}; of two lines for one port the later one counts."""
+    table: dict[tuple[str, int], str] = {}
+    for key, name in personas.ports:
+        proto, _, numbers = key.rpartition("/")
+        for low, high in port_ranges(numbers):
+            table |= {(proto or "tcp", port): name for port in range(low, high + 1)}
+    return table
 
 
 def _like(word: str, known: Any) -> str:
@@ -266,9 +318,9 @@ def as_toml(config: Config) -> str:
     for name in SECTIONS:
         lines.append(f"[{name}]")
         section = getattr(config, name)
-        for item in fields(section):
-            value = getattr(section, item.name)
-            lines.append(f"{item.name} = {toml_value(value)}")
+        lines += [f"{key} = {toml_value(getattr(section, key))}" for key in known(name)]
+        if name == "personas":
+            lines += [f"{toml_value(key)} = {toml_value(value)}" for key, value in section.ports]
         lines.append("")
     return "\n".join(lines)
 

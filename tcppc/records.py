@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from tcppc import clock
 from tcppc.protocols import app, client_hello, proxy_header
+from tcppc.spoken import Spoken, found, said
 
 FORMATS = ("full", "classic")
 
@@ -82,14 +83,16 @@ class Session:
     tls: TLS | None = None
     charge: int = 0  # bytes of memory that it holds of the books' bound
     proxy: Proxy | None = None
+    spoken: Spoken | None = None
     id: str = ""  # given early where its event lines share it, else when its line is made
 
 
 class Step(NamedTuple):
     """Something that happened in a session, for `--record events`.
 
-    `event` is start, payload or tls. `number` counts the session's payload lines before it; a handshake's bytes are
-    such lines too until `tls` says that all lines before it were the handshake's.
+    `event` is start, payload, reply or tls. `number` counts the session's payload lines before it; a handshake's bytes
+    are such lines too until `tls` says that all lines from `after` on were the handshake's. Of a reply, `number` counts
+    the replies before it, and `after` is the index of the payload line it follows, or -1.
     """
 
     session: Session
@@ -97,6 +100,7 @@ class Step(NamedTuple):
     number: int
     instant: int
     data: bytes = b""
+    after: int = 0
 
 
 def new_id(instant: int) -> str:
@@ -154,19 +158,27 @@ class Encoder:
         ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         return (
             f'{flow}[{payloads}],"id":"{new_id(session.start)}",{ended}{_sums(session)}'
-            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}}}'
+            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}'
+            f"{found(session.spoken)}{said(session.spoken, stamp)}}}"
         )
 
     def step(self, step: Step) -> str:
         """The event line of a step, without its line feed; ASCII only. The first one gives the session its id."""
-        session, event, number, instant, data = step
+        session, event, number, instant, data, after = step
         when = self._stamp(instant)
         if event == "payload":
             encoded = b2a_base64(data, newline=False).decode("ascii")
             return f'{{"timestamp":"{when}","event":"payload","id":"{session.id}","index":{number},"data":"{encoded}"}}'
         if event == "tls":
             tls = f'"tls":{_tls(session.tls)}' if session.tls else ""
-            return f'{{"timestamp":"{when}","event":"tls","id":"{session.id}","index":{number},{tls}}}'
+            first = f'"from":{after},' if after else ""
+            return f'{{"timestamp":"{when}","event":"tls","id":"{session.id}","index":{number},{first}{tls}}}'
+        if event == "reply":
+            encoded = b2a_base64(data, newline=False).decode("ascii")
+            return (
+                f'{{"timestamp":"{when}","event":"reply","id":"{session.id}","index":{number},"data":"{encoded}",'
+                f'"after":{after}}}'
+            )
         session.id = new_id(session.start)
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
         return (
@@ -180,10 +192,12 @@ class Encoder:
         """The event line of a session's end: what its record has beside the lines before."""
         tls = session.tls
         told = tls and tls.version and not tls.error  # its tls line has it all
-        found = _found(session, with_tls=not told)
+        text = _found(session, with_tls=not told)
+        replies = f',"replies":{len(session.spoken.replies)}' if session.spoken and session.spoken.replies else ""
         return (
             f'{{"timestamp":"{self._stamp(session.end)}","event":"end","id":"{session.id}","proto":"{session.proto}",'
-            f'"payloads":{len(session.payloads)},"closed":"{session.closed}",{_sums(session)}{found}}}'
+            f'"payloads":{len(session.payloads)}{replies},"closed":"{session.closed}",{_sums(session)}{text}'
+            f"{found(session.spoken)}}}"
         )
 
 

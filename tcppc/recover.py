@@ -21,16 +21,19 @@ from tcppc.records import run_of
 Record = dict[str, Any]
 
 _KEYS_BEHIND = ("sensor", "community_id", "proxy")
+_KEYS_OF_PERSONAS = ("ssh", "credentials", "persona", "persona_error")
 
 
 @dataclass(slots=True)
 class _Parts:
-    """What is known of one session. `payloads` by line number: (time stamp, base64)."""
+    """What is known of one session. `payloads` by line number: (time stamp, base64); `replies` too, with the number of
+    the payload line they follow."""
 
     start: Record | None = None
     end: Record | None = None
     payloads: dict[int, tuple[str, str]] = field(default_factory=dict)
-    handshake: int = 0  # so many of the first payload lines were the TLS handshake's
+    replies: dict[int, tuple[str, str, int]] = field(default_factory=dict)
+    handshake: range = range(0)  # these payload lines were the TLS handshake's
     tls: Record | None = None
     last: tuple[int, str] = (0, "")  # the latest time of its lines: ns, and as written
 
@@ -39,9 +42,18 @@ class _Parts:
             self.start is not None
             and self.end is not None
             and len(self.payloads) >= self.end["payloads"]
-            and len([number for number in self.payloads if number >= self.handshake]) == self.end["payloads"]
+            and len(self.kept()) == self.end["payloads"]
+            and len(self.replies) >= self.end.get("replies", 0)
             and (self.tls is not None or "tls" in self.end or self.end["proto"] != "tls")
         )
+
+    def kept(self) -> list[int]:
+        """Numbers of the lines that are the session's payloads."""
+        return sorted(number for number in self.payloads if number not in self.handshake)
+
+    def after(self, number: int) -> int:
+        """The index of the payload whose line has that number, or of the last one before it."""
+        return sum(known <= number for known in self.kept()) - 1
 
 
 class Assembler:
@@ -128,6 +140,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
+_COUNTS = ("payloads", "bytes", "replies")
 _FLOW = {"proto": str, "src": str, "sport": int, "dst": str, "dport": int}
 
 
@@ -143,12 +156,20 @@ def _check(line: Record) -> int:
         if not _is_count(line.get("index")) or not isinstance(line.get("data"), str):
             raise ValueError("a payload line without index and data")
         b64decode(line["data"], validate=True)
+    elif event == "reply":
+        after = line.get("after")
+        counts = _is_count(line.get("index")) and (_is_count(after) or after == -1)
+        if not counts or not isinstance(line.get("data"), str):
+            raise ValueError("a reply line without index, data and after")
+        b64decode(line["data"], validate=True)
     elif event == "tls":
         if not _is_count(line.get("index")) or not isinstance(line.get("tls"), dict):
             raise ValueError("a tls line without index and tls")
+        if not _is_count(line.get("from", 0)):
+            raise ValueError("a tls line whose from is no number")
     elif event == "end":
         texts = all(isinstance(line.get(key), str) for key in ("proto", "closed"))
-        if not texts or not _is_count(line.get("payloads")) or not _is_count(line.get("bytes")):
+        if not texts or not all(_is_count(line.get(key, 0 if key == "replies" else None)) for key in _COUNTS):
             raise ValueError("an end line without proto, closed, payloads and bytes")
     else:
         raise ValueError("an event line of no known kind")
@@ -162,8 +183,10 @@ def _put(parts: _Parts, line: Record, instant: int) -> None:
         parts.start = line
     elif event == "payload":
         parts.payloads[line["index"]] = (line["timestamp"], line["data"])
+    elif event == "reply":
+        parts.replies[line["index"]] = (line["timestamp"], line["data"], line["after"])
     elif event == "tls":
-        parts.handshake, parts.tls = line["index"], line["tls"]
+        parts.handshake, parts.tls = range(line.get("from", 0), line["index"]), line["tls"]
     else:
         parts.end = line
 
@@ -171,7 +194,7 @@ def _put(parts: _Parts, line: Record, instant: int) -> None:
 def _record(parts: _Parts) -> Record:
     """The record as the sensor would have written it; what is not whole as `closed: lost`."""
     start, end = parts.start or {}, parts.end
-    numbers = sorted(number for number in parts.payloads if number >= parts.handshake)
+    numbers = parts.kept()
     pieces = [b64decode(parts.payloads[number][1]) for number in numbers]
     proto = end["proto"] if end else "tls" if parts.tls else start["flow"]["proto"]
     made: Record = {
@@ -192,4 +215,11 @@ def _record(parts: _Parts) -> Record:
     if tls := (end or {}).get("tls") or parts.tls:
         made["tls"] = tls
     name = end.get("app") if end else app.guess(pieces[0], proto) if pieces else None
-    return made | ({"app": name} if name else {})
+    made |= {"app": name} if name else {}
+    made |= {key: end[key] for key in _KEYS_OF_PERSONAS if key in end} if end else {}
+    if parts.replies:
+        made["replies"] = [
+            {"index": index, "timestamp": stamp, "data": data, "after": parts.after(after)}
+            for index, (stamp, data, after) in sorted(parts.replies.items())
+        ]
+    return made

@@ -23,8 +23,9 @@ from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
-from tcppc.config import Config, ConfigError
+from tcppc.config import Config, ConfigError, persona_table
 from tcppc.log import Log
+from tcppc.personas.registry import Personas
 from tcppc.records import Encoder
 from tcppc.rules import SensorRules
 from tcppc.values import network
@@ -85,6 +86,16 @@ class Sensor:
         return line, (now, accepted)
 
 
+def personas(config: Config) -> Personas | None:
+    """What is said back, None for nothing. ConfigError for a persona that is none."""
+    given = config.personas
+    try:
+        found = Personas(given.default, persona_table(given), given.folder, config.sensor)
+    except ValueError as problem:
+        raise ConfigError(str(problem)) from None
+    return None if found.silent else found
+
+
 def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
     return Terms(
         timeout=round(config.tcppc.timeout * 1e9),
@@ -94,6 +105,7 @@ def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
         tls_mode=config.tls_mode,
         context=context,
         proxies=tuple(map(network, config.capture.proxy_protocol)),
+        personas=personas(config),
     )
 
 
@@ -132,6 +144,7 @@ def check(config: Config) -> None:
         if config.tcppc.x509Cert:
             tls_context(config, lambda _: None)
         sockets.resolve(config.tcppc.host)
+        personas(config)
     except sockets.ListenError as problem:
         raise ConfigError(str(problem)) from None
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:

@@ -38,7 +38,7 @@ def parse_status(text: str, name: str = "CapEff") -> int:
     for line in text.splitlines():
         if line.startswith(f"{name}:"):
             try:
-                return int(line.split()[1], 16)
+                return max(0, int(line.split()[1], 16))
             except (IndexError, ValueError):
                 return 0
     return 0

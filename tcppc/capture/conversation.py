@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from time import time_ns
 
-from tcppc.capture import proxy
+from tcppc.capture import answering, proxy
 from tcppc.capture import tls as tls_layer
+from tcppc.capture.answering import Answering
 from tcppc.capture.books import PAYLOAD_CHARGE, STEP_CHARGE, Books, source_key
 from tcppc.capture.intake import SECURED, Intake
 from tcppc.capture.sockets import set_receive_timeout
+from tcppc.personas.registry import Personas
 from tcppc.protocols.client_hello import looks_like
 from tcppc.protocols.proxy_header import Header
 from tcppc.records import TLS, Proxy, Session, Step
@@ -41,6 +44,7 @@ class Terms:
     tls_mode: str
     context: ssl.SSLContext | None
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose PROXY protocol header is believed
+    personas: Personas | None = None  # what is said back; None where all are silent
 
 
 class Stopped(Exception):  # noqa: N818 - it is how a session ends, not an error
@@ -51,8 +55,8 @@ class Conversation:
     """Reads one connection to its end. `stopping` tells whether the sensor is ending it."""
 
     __slots__ = (
-        "_books", "_charge", "_deadline", "_intake", "_number", "_review", "_room", "_server", "_sock", "_steps",
-        "_terms", "session",
+        "_answering", "_books", "_charge", "_deadline", "_intake", "_number", "_plain", "_review", "_room", "_server",
+        "_sock", "_steps", "_terms", "session",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
@@ -64,6 +68,8 @@ class Conversation:
         self._intake: Intake = server.intake
         self._room = terms.session_bytes
         self._steps = self._intake.steps
+        self._answering: Answering | None = None
+        self._plain = (0, 0, 0)  # payloads, bytes and payload lines that came before TLS
         self._number = 0  # payload lines so far, where there are event lines
         self._charge = PAYLOAD_CHARGE + STEP_CHARGE if self._steps else PAYLOAD_CHARGE
         self._deadline = session.start + terms.duration
@@ -78,7 +84,10 @@ class Conversation:
         try:
             if self._review < session.start:
                 self._shorten(session.start)
-            session.closed = self._listen(self._after_header() if proxied else b"")
+            first = self._after_header() if proxied else b""
+            if self._terms.personas:
+                self._answering = answering.begin(self._sock, session, self._terms, self._server)
+            session.closed = self._listen(first)
         except Stopped as end:
             session.closed = end.args[0]
         except BlockingIOError:
@@ -151,6 +160,9 @@ class Conversation:
         size = FIRST_READ
         watching = tls_mode != "off"
         talkative = self._intake.talkative
+        answers = self._answering
+        if answers and not first and tls_mode != "on":
+            first = answers.open(watching)
         while not session.truncated:
             data = first or recv(size)
             first = b""
@@ -164,8 +176,12 @@ class Conversation:
                 if looks or (looks is False and tls_mode == "on"):
                     return self._secure(head)
                 watching = looks is None
+                if answers and not watching and len(payloads) > 1:
+                    answers.unheard = head[: -len(data)]
             if talkative:
                 self._tell(data)
+            if answers and not watching and answers.answer(data, self._number):
+                return self._secure(b"")
             if len(data) == size:
                 size = LARGE_READ
         while size := self._sock.recv_into(_NOWHERE):
@@ -227,6 +243,8 @@ class Conversation:
         session = self.session
         session.proto = "tls"
         record = session.tls = TLS(hello=head)
+        if not head:  # as the client and a persona agreed upon
+            self._plain = len(session.payloads), session.bytes, self._number
         if self._terms.context is None:
             record.error = "no certificate to answer with"
             return self._listen_on()
@@ -260,7 +278,8 @@ class Conversation:
         """One idle timeout for the whole handshake, so that a trickle cannot stretch it."""
         until = min(self.session.start + self._terms.timeout, self._deadline)
         heard = bytearray(head)
-        tunnel.feed(head)
+        if head:
+            tunnel.feed(head)
         try:
             while not tunnel.handshake():
                 self._send(tunnel)
@@ -283,20 +302,23 @@ class Conversation:
         """The handshake went well: payloads are what comes inside it from now on."""
         session = self.session
         record.version, record.cipher = tunnel.version, tunnel.cipher
-        freed = sum(len(data) + self._charge for _, data in session.payloads) - len(record.hello)
+        plain, session.bytes, line = self._plain
+        freed = sum(len(data) + self._charge for _, data in session.payloads[plain:]) - len(record.hello)
         self._books.give(freed)
         session.charge -= freed
-        session.payloads.clear()
-        session.bytes = 0
+        del session.payloads[plain:]
         session.truncated = False
-        self._room = self._terms.session_bytes
+        self._room = self._terms.session_bytes - session.bytes
         if self._steps:
-            self._intake.put(Step(session, "tls", self._number, time_ns()))
+            self._intake.put(Step(session, "tls", self._number, time_ns(), after=line))
         if self._intake.talkative:
             self._intake.tell(session, SECURED)
 
     def _listen_inside(self, tunnel: tls_layer.Tunnel) -> str:
+        answers = self._answering
         try:
+            if answers:
+                answers.secured(tunnel)
             while (data := tunnel.read()) != b"":
                 if data is None:
                     self._send(tunnel)
@@ -310,6 +332,8 @@ class Conversation:
                 self._keep(data, time_ns())
                 if self._intake.talkative:
                     self._tell(data)
+                if answers:
+                    answers.answer(data, self._number)
         except ssl.SSLError as problem:
             if self.session.tls:
                 self.session.tls.error = tls_layer.reason(problem)
@@ -339,3 +363,9 @@ class Server:
     books: Books
     intake: Intake
     stopping: bool
+    log: Callable[[str], None]
+
+    @property
+    def port(self) -> int:
+        """The one that is listened on."""
+        raise NotImplementedError

@@ -71,7 +71,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self.transparent = False
         self.awaited = Awaited()
         self.origin = origin
-        self._log = log
+        self.log = log
         self._alone = alone
         self._stop = threading.Event()
         self._sessions: dict[Session, socket.socket] = {}  # open ones; dict operations are atomic
@@ -187,9 +187,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         count = self.books.error(f"accept_{name}")
         if monotonic() - self._said.get(name, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
             self._said[name] = monotonic()
-            self._log(
-                f"Failed to accept a new connection: {name}: {problem.strerror} ({count} times so far); going on."
-            )
+            self.log(f"Failed to accept a new connection: {name}: {problem.strerror} ({count} times so far); going on.")
         if problem.errno not in _OF_ONE_CONNECTION:
             self._stop.wait(ACCEPT_PAUSE_SECONDS)
 
@@ -281,7 +279,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
 
     def _failed(self, problem: BaseException) -> None:
         count = self.books.error("session_errors")
-        self._log(f"TCP: Failed: {type(problem).__name__}: {problem} ({count} times so far); the session is kept.")
+        self.log(f"TCP: Failed: {type(problem).__name__}: {problem} ({count} times so far); the session is kept.")
 
 
 def _wake(sock: socket.socket) -> None:

@@ -76,6 +76,10 @@ class Tunnel:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
+    def write(self, data: bytes) -> None:
+        """Say this inside the tunnel, once `to_send` is sent."""
+        self._object.write(data)
+
     def goodbye(self) -> None:
         """Put a close_notify into what is to be sent."""
         try:

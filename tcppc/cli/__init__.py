@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "account": accounting.account,
     "recover": accounting.recover_command,
     "rules": ruling.rules_command,
+    "personas": serving.personas,
     "doctor": examining.doctor_command,
     "check": serving.check,
 }

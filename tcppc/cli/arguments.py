@@ -23,6 +23,7 @@ ABOUT = {
     "account": "the ledger: was anything lost, when, and why?",
     "recover": "event lines, also of a killed sensor, to session records",
     "rules": "every port of this host to the sensor: print, apply, confirm, status, remove",
+    "personas": "what the sensor can say back: a list",
     "doctor": "is all well with the sensor here? proved from outside in",
     "check": "is this configuration, or this data file, sound?",
 }
@@ -62,6 +63,7 @@ SENSOR: Settings = (
     (("-q", "--quiet"), ("capture", "quiet"), {"action": "store_const", "const": True}),
     (("--format",), ("files", "format"), {"metavar": "full|classic"}),
     (("--record",), ("files", "record"), {"metavar": "sessions|events"}),
+    (("--persona",), ("personas", "default"), {"metavar": "NAME"}),
     (("--mode",), ("rules", "mode"), {"metavar": "tproxy|redirect"}),
     (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
     (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),

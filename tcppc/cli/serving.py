@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tcppc import __version__, config, daemon, sensor
 from tcppc.cli.arguments import ABOUT, Exit, UsageError, add_settings, go_booleans, overrides, parser
+from tcppc.personas import registry
 
 _EXAMPLES = """\
 examples:
@@ -101,3 +102,25 @@ def _check_records(paths: Sequence[str]) -> int:
         print(f"{path}: {lines} records, {len(problems)} not as the schema says")
         bad += len(problems)
     return Exit.FAILED if bad else Exit.DONE
+
+
+_PERSONA_EXAMPLES = """\
+examples:
+  tcppc personas                              all there are
+  tcppc personas -c /etc/tcppc.toml           those of its [personas] folder too
+  tcppc --persona auto -w data.jsonl          the persona that fits what the client speaks
+"""
+
+
+def personas(argv: Sequence[str]) -> int:
+    flags = parser("personas", _PERSONA_EXAMPLES)
+    flags.add_argument("-c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
+    given = config.load(flags.parse_args(argv).file).personas
+    try:
+        found = registry.known(given.folder)
+    except ValueError as problem:
+        raise config.ConfigError(str(problem)) from None
+    for name, kind in sorted(found.items()):
+        serves = " ".join(word for word, made in (("tcp", kind.talk), ("udp", kind.answerer)) if made)
+        print(f"{name:<12} {serves or '-':<8} {kind.about}")
+    return Exit.DONE

@@ -1,0 +1,175 @@
+"""Between a session and its persona: the bounds, the record of what was said, what is made of a persona's faults."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from tcppc.capture.books import STEP_CHARGE
+from tcppc.capture.sockets import set_receive_timeout
+from tcppc.capture.tls import Tunnel
+from tcppc.personas.base import Place, Talk
+from tcppc.records import Session, Step
+from tcppc.spoken import REPLY_CHARGE, Spoken
+
+if TYPE_CHECKING:
+    from tcppc.capture.conversation import Server, Terms
+
+MOST_ROUNDS = 5000
+MOST_BYTES = 4 << 20
+MOST_REPLY = 256 << 10
+"""What one session may be told: pieces, bytes in all, bytes at once."""
+
+# Who waits to be greeted may still be one who is about to say a ClientHello.
+GREET_SECONDS = 0.3
+FIRST_READ = 2048
+# Once all is said, the client has so long to end.
+LINGER_SECONDS = 5.0
+# A persona's own pause, at most: a stop waits for it.
+MOST_DELAY = 5.0
+
+BOUND = "bound: "
+
+
+def begin(sock: socket.socket, session: Session, terms: Terms, server: Server) -> Answering | None:
+    """Who serves this session; None for nobody."""
+    if terms.personas is None:
+        return None
+    place = Place(session.src, session.sport, session.dst, session.dport, server.port, now=session.start / 1e9)
+    talk = terms.personas.talk(place)
+    if talk is None:
+        return None
+    talk.can_starttls = talk.can_starttls and terms.context is not None
+    return Answering(talk, sock, session, terms, server)
+
+
+class Answering:
+    """What one session is told. Nothing here raises but what sending raises."""
+
+    def __init__(self, talk: Talk, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
+        self.unheard = b""  # came before the persona was asked, while it might have been TLS
+        self._talk: Talk | None = talk
+        self._sock = sock
+        self._session = session
+        self._timeout = terms.timeout / 1e9
+        self._books = server.books
+        self._say = server.log
+        self._intake = server.intake if server.intake.steps else None
+        self._tunnel: Tunnel | None = None
+        self._greeted = not talk.speaks_first
+        self._lines = 0
+        self._bytes = 0
+        self._charge = REPLY_CHARGE + (0 if self._intake is None else STEP_CHARGE)
+        # Shared, so that what is found is in the record however the session ends.
+        self._spoken = session.spoken = Spoken(talk.name, credentials=talk.findings.credentials)
+        talk.attach(self._push)
+
+    def open(self, watching: bool) -> bytes:
+        """Greet a client that waits to be greeted; returns what one that does not has said. With `watching` it may yet
+        speak TLS, and who does says so at once."""
+        if self._greeted:
+            return b""
+        try:
+            return self._sock.recv(FIRST_READ, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        if watching:
+            try:
+                set_receive_timeout(self._sock, GREET_SECONDS)
+                return self._sock.recv(FIRST_READ)
+            except BlockingIOError:
+                pass
+            finally:
+                set_receive_timeout(self._sock, self._timeout)
+        self._send(self._ask(lambda talk: b""))
+        return b""
+
+    def answer(self, data: bytes, lines: int) -> bool:
+        """Say what is to be said to this; `lines` is how many payload lines there are. True where TLS begins now."""
+        data, self.unheard, self._lines = self.unheard + data, b"", lines
+        self._send(self._ask(lambda talk: talk.hear(data)))
+        return self._talk is not None and self._talk.starttls
+
+    def secured(self, tunnel: Tunnel) -> None:
+        """TLS has begun: all goes through it."""
+        self._tunnel, self.unheard = tunnel, b""
+        if self._talk:
+            self._talk.secured()
+        if not self._greeted:
+            self._send(self._ask(lambda talk: b""))
+
+    def _push(self, data: bytes) -> None:
+        """Another session of the same client has this said here, in its own thread, and that is all."""
+        if talk := self._talk:
+            talk.done = True
+            try:
+                self._send(self._ask(lambda _: data))
+            except OSError:  # gone meanwhile, which its own thread finds too
+                return
+
+    def _send(self, reply: bytes) -> None:
+        talk = self._talk
+        if reply:
+            if self._intake is not None:
+                number = len(self._spoken.replies) - 1
+                self._intake.put(Step(self._session, "reply", number, time_ns(), reply, self._lines - 1))
+            if talk and talk.delay:
+                time.sleep(min(talk.delay, MOST_DELAY))
+            if self._tunnel:
+                self._tunnel.write(reply)
+                reply = self._tunnel.to_send()
+            self._sock.sendall(reply)
+        if talk and talk.done:
+            self._talk = None
+            if self._tunnel:
+                self._tunnel.goodbye()
+                self._sock.sendall(self._tunnel.to_send())
+            with contextlib.suppress(OSError):  # gone already
+                self._sock.shutdown(socket.SHUT_WR)
+            set_receive_timeout(self._sock, min(LINGER_SECONDS, self._timeout))
+
+    def _ask(self, question: Callable[[Talk], bytes]) -> bytes:
+        talk = self._talk
+        if talk is None:
+            return b""
+        try:
+            data = b"" if self._greeted else talk.greet()
+            self._greeted = True
+            data += question(talk)
+            self._spoken.persona, self._spoken.ssh = talk.name, talk.findings.ssh
+        except Exception as problem:
+            self._fault(problem)
+            return b""
+        return self._bounded(data) if data else b""
+
+    def _fault(self, problem: Exception) -> None:
+        self._talk = None
+        self._spoken.error = f"{type(problem).__name__}: {problem}"[:200]
+        count = self._books.error("persona_errors")
+        self._say(f"Persona {self._spoken.persona}: {self._spoken.error} ({count} times so far); the session goes on.")
+
+    def _bounded(self, data: bytes) -> bytes:
+        """What of it may be said; it is in the record then."""
+        over = ""
+        if len(data) > MOST_REPLY:
+            over, data = "bytes at once", data[:MOST_REPLY]
+        if self._bytes + len(data) > MOST_BYTES:
+            over, data = "bytes", b""
+        elif len(self._spoken.replies) >= MOST_ROUNDS:
+            over, data = "rounds", b""
+        elif not self._books.take(charge := len(data) + self._charge):
+            over, data = self._books.scarce, b""
+        else:
+            self._session.charge += charge
+        if over:
+            self._talk = None
+            self._spoken.error = f"{BOUND}{over}"
+            self._books.cut(f"reply_{over.replace(' ', '_')}")
+        if data:
+            self._bytes += len(data)
+            self._spoken.replies.append((time_ns(), data, len(self._session.payloads) - 1))
+        return data

