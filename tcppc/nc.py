@@ -114,6 +114,8 @@ class Listener:
         self._connected = threading.Event()
         self._gone = False  # does nobody read standard output any more?
         self._wake = os.eventfd(0)
+        # A signal that comes just before select(2) must end it too: the main thread waits nowhere else.
+        self._signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ending = False
         self._listeners = list(_listen(options))
         self._records = Records(options.records) if options.records else None
@@ -129,6 +131,7 @@ class Listener:
         if self._options.stdin:
             threading.Thread(target=self._send_stdin, daemon=True).start()
         try:
+            signal.set_wakeup_fd(self._signals[1])
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _end)
             if self._options.udp:
@@ -140,6 +143,7 @@ class Listener:
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
             self._stop()
         kept = self._records.stop() if self._records else True
         return 0 if kept and not self._gone else 1
@@ -180,11 +184,17 @@ class Listener:
             for sock in self._listeners:
                 selector.register(sock, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._signals[0], selectors.EVENT_READ)
             while not self._gone:
                 for key, _ in selector.select():
                     if len(self._open) >= MOST_CONNECTIONS:
                         time.sleep(PAUSE_SECONDS)
                     elif isinstance(key.fileobj, socket.socket) and self._admit(key.fileobj) and not self._options.keep:
+                        for sock in self._listeners:
+                            selector.unregister(sock)
+                            sock.close()
+                        while self._open:
+                            selector.select()
                         return
 
     def _admit(self, listener: socket.socket) -> bool:
@@ -203,11 +213,6 @@ class Listener:
         if self._first is None:
             self._first = sock
             self._connected.set()
-        if not self._options.keep:
-            for each in self._listeners:
-                each.close()
-            self._converse(sock, session)
-            return True
         thread = threading.Thread(target=self._converse, args=(sock, session), daemon=True)
         self._open[sock] = thread
         try:
@@ -235,8 +240,10 @@ class Listener:
         finally:
             if self._records:
                 self._records.end(session, closed)
-            self._open.pop(sock, None)
             sock.close()
+            self._open.pop(sock, None)
+            if not self._options.keep:
+                os.eventfd_write(self._wake, 1)
 
     def _send_stdin(self) -> None:
         """What comes on standard input goes to the first client, as nc has it."""
@@ -255,12 +262,15 @@ class Listener:
         with selectors.DefaultSelector() as selector:
             for number, sock in enumerate(self._listeners):
                 selector.register(sock, selectors.EVENT_READ, number)
+            selector.register(self._signals[0], selectors.EVENT_READ, None)
             chosen: tuple[socket.socket, tuple[str, int]] | None = None
             while True:
                 ready = selector.select(options.timeout or None if chosen else None)
                 if not ready and not options.keep:
                     return
                 for key, _ in ready:
+                    if key.data is None:
+                        continue
                     ear = self._listeners[key.data]
                     data, peer = ear.recvfrom(65535)
                     if chosen is None:

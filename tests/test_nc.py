@@ -279,3 +279,12 @@ def test_a_port_in_use_is_one_line() -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "cannot listen: 127.0.0.1:" in done.stderr
     assert "Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["tcppc nc -lk 12345", "tcppc nc -l 12345", "tcppc nc -lu 12345"])
+def test_a_signal_ends_it_whenever_it_comes(run: Run, line: str) -> None:
+    """Also in the moment before it begins to wait, which once was for ever."""
+    for _ in range(10):
+        shell = run(line)
+        shell.end()
+        assert shell.process.returncode in (0, -signal.SIGTERM)  # before or after it took the signal for itself
