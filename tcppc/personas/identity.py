@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -102,6 +103,7 @@ class Identity:
 
     def __init__(self, seed: str) -> None:
         self._seed = seed
+        self._chosen: dict[str, str] = {}
         lot = self.lot("host")
         profile = lot.choice(PROFILES)
         numbers = {
@@ -129,6 +131,12 @@ class Identity:
         self.mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0, *(lot.randrange(256) for _ in range(3))))
         self.memory_kib = lot.choice((1, 2, 4, 8, 16)) * 1024 * 1024 - lot.randrange(20_000, 90_000)
         self.cores = lot.choice((1, 2, 2, 4, 4, 8))
+
+    def choose(self, purpose: str, options: Sequence[str]) -> str:
+        """One of these, the same each time."""
+        if (chosen := self._chosen.get(purpose)) is None:
+            chosen = self._chosen[purpose] = self.lot(purpose).choice(options)
+        return chosen
 
     def lot(self, purpose: str) -> random.Random:
         """Chance that is the same each time for one purpose of one sensor."""

@@ -246,7 +246,7 @@ def _cp(machine: Machine, words: list[str], piped: str) -> Answer:
         if (there := machine.tree.nodes.get(target)) and there.data is None:
             target = absolute(paths[0].rpartition("/")[2], target)
         machine.tree.write(target, node.data or b"", machine.place.now)
-        machine.tree.nodes[target].mode = node.mode
+        machine.tree.changeable(target).mode = node.mode
     except (TreeError, KeyError) as problem:
         return f"cp: cannot stat '{paths[0]}': {problem}\n", 1
     return "", 0
@@ -257,7 +257,7 @@ def _chmod(machine: Machine, words: list[str], piped: str) -> Answer:
     paths = [word for word in words if not word.startswith("-")]
     for target in paths[1:]:
         try:
-            node = machine.tree.get(absolute(target, machine.folder))
+            node = machine.tree.changeable(absolute(target, machine.folder))
         except TreeError as problem:
             return f"chmod: cannot access '{target}': {problem}\n", 1
         mode = paths[0]

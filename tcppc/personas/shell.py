@@ -40,15 +40,20 @@ class Shell(LineTalk):
 
     def __init__(self, identity: Identity, place: Place, machine: Machine | None = None) -> None:
         super().__init__(identity, place)
-        self.machine = machine or Machine(identity, place)
+        self._machine = machine
+
+    @property
+    def machine(self) -> Machine:
+        """Made when it is first needed: most who are greeted type nothing."""
+        if self._machine is None:
+            self._machine = Machine(self.identity, self.place)
+        return self._machine
 
     def greet(self) -> bytes:
-        lot = self.identity.lot("fortune")
-        saying = lot.choice(_SAYINGS)
-        return f"{saying}\r\n\r\n".encode() + self.prompt()
+        return f"{self.identity.choose('fortune', _SAYINGS)}\r\n\r\n".encode() + self.prompt()
 
     def prompt(self) -> bytes:
-        folder = "~" if self.machine.folder == "/root" else self.machine.folder
+        folder = self._machine.folder if self._machine and self._machine.folder != "/root" else "~"
         return f"root@{self.identity.host}:{folder}# ".encode()
 
     def line(self, line: bytes) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 
 from tcppc.personas.base import Place, Talk
-from tcppc.personas.commands import Machine
 from tcppc.personas.identity import Identity
 from tcppc.personas.shell import Shell
 
@@ -181,7 +180,6 @@ class Telnet(Talk):
         self.findings.tried(self._user, password)
         if admits(self.identity, self._user, password):
             self._asked, self._editing.echo = "shell", True
-            self._shell.machine = Machine(self.identity, self.place, "root")
             version = self.identity.system
             return f"\r\nLinux {self.identity.host} {self.identity.kernel} x86_64\r\n{version}\r\n\r\n".encode() + (
                 self._shell.prompt()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tcppc.personas.identity import Identity
 
@@ -56,66 +57,77 @@ def absolute(path: str, folder: str) -> str:
     return "/" + "/".join(parts)
 
 
+@functools.lru_cache(maxsize=4)
+def _first_nodes(identity: Identity) -> dict[str, Node]:
+    """What every session finds. Nobody changes it."""
+    nodes: dict[str, Node] = {}
+    lot = identity.lot("tree")
+    begun = float(identity.installed)
+    for path in ("/", *_FOLDERS):
+        mode = 0o700 if path == "/root" else 0o1777 if path in ("/tmp", "/var/tmp") else 0o755
+        nodes[path] = Node(None, mode, "root", begun + lot.randrange(10_000_000))
+    for name in _PROGRAMS:
+        nodes[f"/bin/{name}"] = Node(b"\x7fELF", 0o755, "root", begun, lot.randrange(20_000, 900_000))
+    for person in identity.people:
+        nodes[f"/home/{person}"] = Node(None, 0o755, person, begun + lot.randrange(30_000_000))
+    for path, text in _texts(identity, lot.randrange(1_000_000)).items():
+        nodes[path] = Node(text.encode(), 0o640 if "shadow" in path else 0o644, "root", begun)
+    for path in ("/dev/null", "/dev/zero", "/dev/tty", "/dev/urandom"):
+        nodes[path] = Node(b"", 0o666, "root", begun)
+    return nodes
+
+
+def _texts(who: Identity, salt: int) -> dict[str, str]:
+    people = [(name, 1000 + number) for number, name in enumerate(who.people)]
+    system = [("root", 0, "/root", "/bin/bash"), ("daemon", 1, "/usr/sbin", "/usr/sbin/nologin"),
+              ("bin", 2, "/bin", "/usr/sbin/nologin"), ("sys", 3, "/dev", "/usr/sbin/nologin"),
+              ("mail", 8, "/var/mail", "/usr/sbin/nologin"), ("www-data", 33, "/var/www", "/usr/sbin/nologin"),
+              ("nobody", 65534, "/nonexistent", "/usr/sbin/nologin")]  # fmt: skip
+    accounts = [(*entry, entry[0]) for entry in system]
+    accounts += [(name, number, f"/home/{name}", "/bin/bash", f"{name},,,") for name, number in people]
+    passwd = "".join(f"{name}:x:{uid}:{uid}:{full}:{home}:{shell}\n" for name, uid, home, shell, full in accounts)
+    last = who.installed // 86400 + salt % 90
+    shadow = "".join(f"{name}:*:{last}:0:99999:7:::\n" for name, *_ in accounts)
+    name, version = who.system.rsplit(" ", 1)[0], who.system
+    processors = "".join(
+        f"processor\t: {core}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n"
+        f"model name\t: Intel(R) Xeon(R) CPU E5-26{salt % 90 + 10} v4 @ 2.{salt % 7 + 2}0GHz\n"
+        f"cpu MHz\t\t: 2{salt % 700 + 200}.{salt % 1000:03d}\ncache size\t: 16384 KB\ncpu cores\t: {who.cores}\n"
+        "flags\t\t: fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat sse sse2 ht syscall nx lm\n\n"
+        for core in range(who.cores)
+    )
+    return {
+        "/etc/hostname": f"{who.host}\n",
+        "/etc/hosts": f"127.0.0.1\tlocalhost\n127.0.1.1\t{who.domain}\t{who.host}\n::1\tlocalhost ip6-localhost\n",
+        "/etc/passwd": passwd,
+        "/etc/shadow": shadow,
+        "/etc/issue": f"{version} \\n \\l\n\n",
+        "/etc/os-release": f'PRETTY_NAME="{version}"\nNAME="{name}"\n',
+        "/etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0 trust-ad\n",
+        "/etc/machine-id": f"{who.machine_id}\n",
+        "/proc/cpuinfo": processors,
+        "/proc/meminfo": f"MemTotal:       {who.memory_kib} kB\nMemFree:        {who.memory_kib // 3} kB\n"
+        f"MemAvailable:   {who.memory_kib // 2} kB\nBuffers:        {who.memory_kib // 40} kB\n",
+        "/proc/version": f"Linux version {who.kernel} {who.build}\n",
+        "/proc/mounts": "/dev/vda1 / ext4 rw,relatime,errors=remount-ro 0 0\nproc /proc proc rw,nosuid,nodev 0 0\n"
+        "sysfs /sys sysfs rw,nosuid,nodev,noexec 0 0\ntmpfs /run tmpfs rw,nosuid,noexec 0 0\n"
+        "tmpfs /tmp tmpfs rw 0 0\n",
+        "/var/www/html/index.html": f"<html><body><h1>{who.host}</h1></body></html>\n",
+        "/root/.bashrc": "# ~/.bashrc: executed by bash(1) for non-login shells.\n",
+    }
+
+
 class Tree:
     """Paths are absolute and plain (`absolute`)."""
 
     def __init__(self, identity: Identity) -> None:
-        self._identity = identity
         self._written = 0
-        self.nodes: dict[str, Node] = {}
-        lot = identity.lot("tree")
-        begun = float(identity.installed)
-        for path in ("/", *_FOLDERS):
-            mode = 0o700 if path == "/root" else 0o1777 if path in ("/tmp", "/var/tmp") else 0o755
-            self.nodes[path] = Node(None, mode, "root", begun + lot.randrange(10_000_000))
-        for name in _PROGRAMS:
-            self.nodes[f"/bin/{name}"] = Node(b"\x7fELF", 0o755, "root", begun, lot.randrange(20_000, 900_000))
-        for person in identity.people:
-            self.nodes[f"/home/{person}"] = Node(None, 0o755, person, begun + lot.randrange(30_000_000))
-        for path, text in self._texts(lot.randrange(1_000_000)).items():
-            self.nodes[path] = Node(text.encode(), 0o640 if "shadow" in path else 0o644, "root", begun)
-        for path in ("/dev/null", "/dev/zero", "/dev/tty", "/dev/urandom"):
-            self.nodes[path] = Node(b"", 0o666, "root", begun)
+        self.nodes = dict(_first_nodes(identity))
 
-    def _texts(self, salt: int) -> dict[str, str]:
-        who = self._identity
-        people = [(name, 1000 + number) for number, name in enumerate(who.people)]
-        system = [("root", 0, "/root", "/bin/bash"), ("daemon", 1, "/usr/sbin", "/usr/sbin/nologin"),
-                  ("bin", 2, "/bin", "/usr/sbin/nologin"), ("sys", 3, "/dev", "/usr/sbin/nologin"),
-                  ("mail", 8, "/var/mail", "/usr/sbin/nologin"), ("www-data", 33, "/var/www", "/usr/sbin/nologin"),
-                  ("nobody", 65534, "/nonexistent", "/usr/sbin/nologin")]  # fmt: skip
-        accounts = [(*entry, entry[0]) for entry in system]
-        accounts += [(name, number, f"/home/{name}", "/bin/bash", f"{name},,,") for name, number in people]
-        passwd = "".join(f"{name}:x:{uid}:{uid}:{full}:{home}:{shell}\n" for name, uid, home, shell, full in accounts)
-        last = who.installed // 86400 + salt % 90
-        shadow = "".join(f"{name}:*:{last}:0:99999:7:::\n" for name, *_ in accounts)
-        name, version = who.system.rsplit(" ", 1)[0], who.system
-        processors = "".join(
-            f"processor\t: {core}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n"
-            f"model name\t: Intel(R) Xeon(R) CPU E5-26{salt % 90 + 10} v4 @ 2.{salt % 7 + 2}0GHz\n"
-            f"cpu MHz\t\t: 2{salt % 700 + 200}.{salt % 1000:03d}\ncache size\t: 16384 KB\ncpu cores\t: {who.cores}\n"
-            "flags\t\t: fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat sse sse2 ht syscall nx lm\n\n"
-            for core in range(who.cores)
-        )
-        return {
-            "/etc/hostname": f"{who.host}\n",
-            "/etc/hosts": f"127.0.0.1\tlocalhost\n127.0.1.1\t{who.domain}\t{who.host}\n::1\tlocalhost ip6-localhost\n",
-            "/etc/passwd": passwd,
-            "/etc/shadow": shadow,
-            "/etc/issue": f"{version} \\n \\l\n\n",
-            "/etc/os-release": f'PRETTY_NAME="{version}"\nNAME="{name}"\n',
-            "/etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0 trust-ad\n",
-            "/etc/machine-id": f"{who.machine_id}\n",
-            "/proc/cpuinfo": processors,
-            "/proc/meminfo": f"MemTotal:       {who.memory_kib} kB\nMemFree:        {who.memory_kib // 3} kB\n"
-            f"MemAvailable:   {who.memory_kib // 2} kB\nBuffers:        {who.memory_kib // 40} kB\n",
-            "/proc/version": f"Linux version {who.kernel} {who.build}\n",
-            "/proc/mounts": "/dev/vda1 / ext4 rw,relatime,errors=remount-ro 0 0\nproc /proc proc rw,nosuid,nodev 0 0\n"
-            "sysfs /sys sysfs rw,nosuid,nodev,noexec 0 0\ntmpfs /run tmpfs rw,nosuid,noexec 0 0\n"
-            "tmpfs /tmp tmpfs rw 0 0\n",
-            "/var/www/html/index.html": f"<html><body><h1>{who.host}</h1></body></html>\n",
-            "/root/.bashrc": "# ~/.bashrc: executed by bash(1) for non-login shells.\n",
-        }
+    def changeable(self, path: str) -> Node:
+        """A node of this session's own, to be changed: the others are all sessions'."""
+        self.nodes[path] = node = replace(self.get(path))
+        return node
 
     def get(self, path: str) -> Node:
         if (node := self.nodes.get(path)) is None:
