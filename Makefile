@@ -18,8 +18,9 @@ UNITS := $(PREFIX)/lib/systemd/system
 DOC := $(PREFIX)/share/doc/tcppc
 MAN := $(PREFIX)/share/man/man1
 # Real clients and tools that the tests use.
-DEBIAN := curl dropbear-bin gcc groff-base iproute2 iptables libc6-dev libssl-dev lftp logrotate ncat netcat-openbsd netcat-traditional \
-  nftables nmap openssh-client openssl procps redis-tools socat systemd telnet util-linux
+DEBIAN := bind9-dnsutils curl default-mysql-client dropbear-bin freetds-bin gcc groff-base iproute2 iptables libc6-dev \
+  libssl-dev lftp logrotate ncat netcat-openbsd netcat-traditional nftables nmap ntpdate openssh-client openssl procps \
+  redis-tools rpcbind snmp socat systemd telnet tftp-hpa util-linux
 
 .PHONY: run test lint bench install uninstall clean debian
 

@@ -22,7 +22,7 @@ from tcppc.config import Config, ConfigError, changed
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.records import Encoder
-from tcppc.sensor import Sensor, StartError, build, check, naming, needed, terms, tls_context
+from tcppc.sensor import Sensor, StartError, build, check, naming, needed, terms, tls_context, use_personas
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
@@ -138,8 +138,10 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     sensor.books.set_limits(new.limits)
     sensor.intake.talkative = not new.capture.quiet
     sensor.intake.steps = new.files.record == "events"
+    conditions = terms(new, context)
     for server in sensor.tcp:
-        server.set_terms(terms(new, context))
+        server.set_terms(conditions)
+    use_personas(sensor, conditions.personas)
     zone = log.zone = Zone(new.tcppc.timezone)
     encoder = Encoder(zone, new.sensor, new.files.format)
     sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))

@@ -96,6 +96,12 @@ def personas(config: Config) -> Personas | None:
     return None if found.silent else found
 
 
+def use_personas(made: Sensor, found: Personas | None) -> None:
+    """For datagrams from now on; sessions have them in their terms."""
+    for server in made.udp:
+        server.personas = found if found and found.for_datagrams else None
+
+
 def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
     return Terms(
         timeout=round(config.tcppc.timeout * 1e9),
@@ -192,7 +198,9 @@ def build(config: Config) -> Sensor:
     made = Sensor(config, log, books, intake, writer, file, keeper, ledger, [], [], SensorRules(log))
     if config.rules.mode == "redirect":
         made.origin = Origin(log)
-    _open_sockets(made, terms(config, context))
+    conditions = terms(config, context)
+    _open_sockets(made, conditions)
+    use_personas(made, conditions.personas)
     made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
     _say_missing(made)
     return made
@@ -255,8 +263,12 @@ def _say_missing(made: Sensor) -> None:
 
 def needed(config: Config) -> tuple[str, ...]:
     """Capabilities that the sensor uses, where it has them, once its sockets are open."""
-    uses_net_admin = config.capture.rules or config.rules.mode == "redirect"
-    return (*capabilities.FILES, "CAP_NET_ADMIN") if uses_net_admin else capabilities.FILES
+    wanted: tuple[str, ...] = capabilities.FILES
+    said = personas(config)
+    answers = said is not None and said.for_datagrams and config.capture.udp
+    if config.capture.rules or config.rules.mode == "redirect" or answers:
+        wanted = (*wanted, "CAP_NET_ADMIN")
+    return (*wanted, "CAP_NET_BIND_SERVICE") if answers else wanted
 
 
 def _open_passed(made: Sensor, given: list[socket.socket], terms_now: Terms) -> None:

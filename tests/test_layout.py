@@ -30,6 +30,9 @@ NO_FILE_OF_ITS_OWN = {
     "outside": "test_doctor",
     "spoken": "test_personas",
     "answering": "test_personas",
+    "replies": "test_personas",
+    "rpc": "test_personas",
+    "ber": "test_personas",
     "ssh": "test_personas",
 }
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcppc.personas import registry
-from tcppc.personas.base import MOST_CREDENTIALS, Place, Talk
+from tcppc.personas.base import MOST_CREDENTIALS, Answerer, Findings, Place, Talk
 from tcppc.personas.identity import Identity
 from tests.conftest import Start
-from tests.harness import Sensor, payload, tcppc
-from tests.netns import SENSOR
+from tests.harness import Sensor, payload, tcppc, wait_until
+from tests.netns import SENSOR, Net
 from tests.test_rules import EVERYWHERE, PORT, rules
 
 TALKS = sorted(name for name, kind in registry.known().items() if kind.talk)
@@ -362,7 +363,7 @@ def test_a_table_of_ports(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said_of_it"),
     [
-        ('default = "frob"', "there is no persona 'frob'; expected one of auto, ftp"),
+        ('default = "frob"', "there is no persona 'frob'; expected one of auto, dns, ftp"),
         ('"21-x" = "ftp"', "expected ports from 0 to 65535"),
         ('"icmp/8" = "ftp"', "has no setting icmp/8"),
         ('"21" = 7', "expected text in quotes"),
@@ -612,3 +613,122 @@ def test_a_wrong_file_is_one_line(scripts: Path, tmp_path: Path, text: str, wron
     assert f"{scripts}/bad.toml" in done.stderr
     assert wrong in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# Datagrams, and what speaks RPC, TDS and MySQL
+
+
+def answerer(name: str) -> Answerer:
+    made = registry.known()[name].answerer
+    assert made
+    return made(Identity("test"))
+
+
+ANSWERERS = sorted(name for name, kind in registry.known().items() if kind.answerer)
+
+
+@pytest.fixture(params=["tproxy", "redirect", "one port"])
+def datagrams(request: Any, start: Start, net: Net) -> tuple[Sensor, tuple[str, ...], str, Callable[[int], int]]:
+    """A sensor with `auto`; how a client is started, the address it calls, and which port stands for which."""
+    if request.param == "one port":
+        sensor = serve(start, "auto", hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    else:
+        sensor = serve(start, "auto", "--mode", request.param, hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+        rules(net.sensor, "--apply", "--mode", request.param)
+    every = request.param != "one port"
+    return sensor, net.attacker.prefix, SENSOR[0], lambda port: port if every else PORT
+
+
+def test_real_clients_are_answered_from_where_they_called(
+    datagrams: tuple[Sensor, tuple[str, ...], str, Callable[[int], int]], tmp_path: Path
+) -> None:
+    sensor, prefix, host, port = datagrams
+    heard = run(*prefix, "dig", "+tries=1", "+time=3", "-p", str(port(53)), f"@{host}", "example.com")
+    assert "status: REFUSED" in heard, heard
+    heard = run(*prefix, "dig", "+tcp", "-p", str(port(53)), f"@{host}", "version.bind", "TXT", "CHAOS", "+short")
+    if port(53) == 53:
+        assert Identity("test").bind in heard
+        heard = run(*prefix, "ntpdate", "-q", host)
+        assert f"{host} s3 no-leap" in heard or "stratum 3" in heard, heard
+        heard = run(*prefix, "rpcinfo", "-T", "udp", host, "100000", "4")
+        assert "ready and waiting" in heard, heard
+        heard = run(*prefix, "rpcinfo", "-p", host)
+        assert re.search(r"100003 +3 +tcp +2049 +nfs", heard), heard
+        assert "ready and waiting" in run(*prefix, "rpcinfo", "-T", "tcp", host, "mountd", "3")
+        (tmp_path / "up").write_bytes(b"x" * 1200)
+        run(*prefix, "tftp", host, "-m", "binary", "-c", "put", str(tmp_path / "up"), "up")
+    heard = run(*prefix, "snmpget", "-v2c", "-r0", "-t3", "-c", "s3cret", f"{host}:{port(161)}", "1.3.6.1.2.1.1.1.0")
+    assert "No Such Object" in heard, heard
+    heard = run(*prefix, "snmpget", "-v1", "-r0", "-t3", "-c", "public", f"{host}:{port(161)}", "1.3.6.1.2.1.1.1.0")
+    assert "noSuchName" in heard, heard
+    wait_until(lambda: b'"password":"public"' in sensor.file.read_bytes(), "the last one's record")
+    records = [json.loads(line) for line in sensor.lines()]
+    answered = [record for record in records if record["flow"]["proto"] == "udp" and record.get("replies")]
+    assert {record["persona"] for record in answered} >= {"dns", "snmp"}
+    for record in answered:
+        assert len(said(record)) <= len(payload(record)), record
+    assert {"user": "", "password": "s3cret"} in [c for r in records for c in r.get("credentials", [])]
+    if port(69) == 69:
+        written = [payload(r)[4:] for r in records if r.get("persona") == "tftp" and payload(r)[:2] == b"\0\3"]
+        assert b"".join(written) == b"x" * 1200
+    assert sensor.stop() == 0
+    assert "persona_errors" not in sensor.log
+
+
+@pytest.mark.parametrize("name", ANSWERERS)
+@given(data=st.binary(max_size=600), port=st.integers(0, 65535))
+@settings(deadline=None, max_examples=200)
+def test_any_datagram_is_answered_or_not(name: str, data: bytes, port: int) -> None:
+    findings = Findings()
+    reply = answerer(name).answer(data, Place(dport=port, now=1_790_000_000), findings)
+    assert isinstance(reply, bytes)
+
+
+@given(data=st.binary(max_size=100), name=st.sampled_from(ANSWERERS), count=st.integers(1, 80))
+@settings(deadline=None, max_examples=100)
+def test_no_reply_is_longer_than_its_question_nor_are_there_too_many(data: bytes, name: str, count: int) -> None:
+    personas = registry.Personas(name, {}, "", "test")
+    replies = [personas.answer(data, Place(now=1.0), Findings())[1] for _ in range(count)]
+    assert all(len(reply) <= len(data) for reply in replies)
+    assert sum(map(bool, replies)) <= registry.UDP_REPLIES
+
+
+def test_mysql_tells_who_came_and_lets_half_of_them_in(start: Start) -> None:
+    from tcppc.personas.telnet import admits
+
+    sensor = serve(start, "mysql")
+    users = [f"user{number}" for number in range(40)]
+    inside = next(user for user in users if admits(Identity("test"), user, "any"))
+    outside = next(user for user in users if not admits(Identity("test"), user, "any"))
+    cli = ("mysql", "--no-defaults", "-h", "127.0.0.1", "-P", str(sensor.port), "--skip-ssl", "-ppw")
+    assert f"Access denied for user '{outside}'" in run(*cli, "-u", outside, "-e", "select 1")
+    heard = run(*cli, "-u", inside, "-e", "select @@version; show databases; select 1")
+    assert "information_schema" in heard, heard
+    records = sensor.records(2)
+    assert [record["credentials"][0]["user"] for record in records] == [outside, inside]
+    assert records[0]["credentials"][0]["password"].startswith("$mysqlna$")
+    assert b"show databases" in payload(records[1])
+
+
+def test_a_tds_client_is_heard_with_its_password(start: Start) -> None:
+    sensor = serve(start, "mssql")
+    heard = run("tsql", "-H", "127.0.0.1", "-p", str(sensor.port), "-U", "sa", "-P", "Pässw0rd!", text="quit\n")
+    assert "Login failed for user 'sa'" in heard, heard
+    assert sensor.records(1)[0]["credentials"] == [{"user": "sa", "password": "Pässw0rd!"}]
+
+
+def test_a_sip_client_is_asked_who_it_is(start: Start) -> None:
+    sensor = serve(start, "sip")
+    request = (
+        "REGISTER sip:pbx SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK1;rport\r\nMax-Forwards: 70\r\n"
+        "From: <sip:100@pbx>;tag=1\r\nTo: <sip:100@pbx>\r\nCall-ID: 1@x\r\nCSeq: 1 REGISTER\r\n"
+        f"{'X-Padding: ' + 'x' * 200}\r\nContent-Length: 0\r\n\r\n"
+    ).encode()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", sensor.port))
+        sock.send(request)
+        answer = sock.recv(4096)
+    assert answer.startswith(b"SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/UDP 192.0.2.1:5060")
+    assert b"CSeq: 1 REGISTER" in answer
+    assert len(answer) <= len(request)

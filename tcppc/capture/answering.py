@@ -73,13 +73,9 @@ class Answering:
         speak TLS, and who does says so at once."""
         if self._greeted:
             return b""
-        try:
-            return self._sock.recv(FIRST_READ, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass
         if watching:
+            set_receive_timeout(self._sock, min(GREET_SECONDS, self._timeout))
             try:
-                set_receive_timeout(self._sock, GREET_SECONDS)
                 return self._sock.recv(FIRST_READ)
             except BlockingIOError:
                 pass

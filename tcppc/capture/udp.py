@@ -7,13 +7,16 @@ import socket
 import socketserver
 import threading
 from time import monotonic, sleep, time_ns
+from typing import Any
 
 from tcppc.capture import sockets
 from tcppc.capture.books import SESSION_CHARGE, Books
 from tcppc.capture.intake import Intake
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Awaited
+from tcppc.capture.replies import Replies
 from tcppc.log import Log
+from tcppc.personas.registry import Personas
 from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
 
@@ -53,9 +56,11 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self.transparent = False
         self.stopping = False
         self.awaited = Awaited()
+        self.personas: Personas | None = None
+        self._replies = Replies(self)
         self._origin = origin
         self._alone = alone
-        self._books = books
+        self.books = self._books = books
         self._intake = intake
         self._log = log
         self._drops = 0
@@ -146,13 +151,28 @@ class UDPServer(socketserver.ThreadingUDPServer):
             if not admit(size):
                 continue
             src = sockets.plain(peer[0]) if self._six else peer[0]
-            flow = src, peer[1], dst or self._own, dport or self._port
+            local = dst or self._own, dport or self._port
+            flow = src, peer[1], *local
             if origin and flow[3] == self._port:
                 flow = origin.of("udp", Flow(*flow))
             now = instant or time_ns()
             session = Session("udp", *flow, now, [(now, data)], size)
             session.charge = size + SESSION_CHARGE
+            if self.personas:
+                self._answer(session, data, peer, local)
             put(session)
+
+    def _answer(self, session: Session, data: bytes, peer: Any, local: tuple[str, int]) -> None:
+        """Have a persona say something back. Whatever goes wrong, the datagram is recorded."""
+        try:
+            self._replies.answer(session, data, peer, local)
+        except Exception as problem:
+            count = self._books.error("persona_errors")
+            if session.spoken:
+                session.spoken.error = f"{type(problem).__name__}: {problem}"[:200]
+            if monotonic() - self._said >= SAY_AGAIN_SECONDS:
+                self._said = monotonic()
+                self._log(f"Persona for UDP: {type(problem).__name__}: {problem} ({count} times so far); going on.")
 
     def _count_drops(self, total: int) -> None:
         """`total` is a u32 that wraps."""

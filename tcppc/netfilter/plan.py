@@ -90,7 +90,10 @@ def _left_alone(plan: Plan) -> list[str]:
 def _tproxy(plan: Plan) -> list[str]:
     # The order matters: first what the sensor serves already, then what belongs to any other socket of this host,
     # be it listening or in the middle of a session that began before these rules.
-    rules = [f"socket transparent 1 meta mark set {plan.mark} accept"]
+    # Of datagrams TPROXY itself finds the sensor's socket: others of its own only send.
+    rules = (
+        [f"meta l4proto tcp socket transparent 1 meta mark set {plan.mark} accept"] if "tcp" in plan.protocols else []
+    )
     if not plan.take_over:
         rules.append("fib daddr type local socket transparent 0 accept")
     if plan.tracked:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import Answerer, Findings, Place, Talk
 from tcppc.personas.identity import Identity
 from tcppc.protocols import app
 
 # What the first payload looks like (protocols/app.py), to the persona's module.
-BY_PROTOCOL = {"http": "http", "ssh": "ssh", "redis": "redis", "smtp": "smtp", "pop3": "pop3", "ftp": "ftp"}
+BY_PROTOCOL = {
+    "http": "http", "ssh": "ssh", "redis": "redis", "smtp": "smtp", "pop3": "pop3", "ftp": "ftp", "sip": "sip",
+    "rpc": "portmap", "dns": "dns", "tds": "mssql", "ntp": "ntp", "snmp": "snmp", "tftp": "tftp",
+}  # fmt: skip
+# Datagrams that the first bytes don't tell, by port.
+BY_UDP_PORT = {53: "dns", 69: "tftp", 111: "portmap", 123: "ntp", 161: "snmp", 2049: "portmap", 5060: "sip"}
 # Ports where clients wait to be greeted (IANA's service names and what is seen in use).
 BY_PORT = {
     21: "ftp", 22: "ssh", 23: "telnet", 25: "smtp", 26: "smtp", 110: "pop3", 587: "smtp", 990: "ftp", 995: "pop3",
-    465: "smtp", 2121: "ftp", 2222: "ssh", 2323: "telnet", 2525: "smtp", 22222: "ssh", 23231: "telnet",
+    3306: "mysql", 465: "smtp", 2121: "ftp", 2222: "ssh", 2323: "telnet", 2525: "smtp", 22222: "ssh", 23231: "telnet",
 }  # fmt: skip
 
 
@@ -64,4 +69,26 @@ class Auto(Talk):
             self._talk.secured()
 
 
+class AutoDatagrams(Answerer):
+    """The same for datagrams, each for itself."""
+
+    name = "auto"
+    about = Auto.about
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(identity)
+        self._answerers: dict[str, Answerer] = {}
+
+    def answer(self, data: bytes, place: Place, findings: Findings) -> bytes:
+        name = BY_PROTOCOL.get(app.guess(data, "udp") or "") or BY_UDP_PORT.get(place.dport, "")
+        if name and name not in self._answerers:
+            made = getattr(importlib.import_module(f"tcppc.personas.{name}"), "ANSWERER", None)
+            self._answerers[name] = (made or Answerer)(self.identity)
+        if not name:
+            return b""
+        self.name = self._answerers[name].name or "auto"
+        return self._answerers[name].answer(data, place, findings)
+
+
 TALK = Auto
+ANSWERER = AutoDatagrams

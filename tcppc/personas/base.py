@@ -39,15 +39,10 @@ def _text(value: bytes | str) -> str:
     return text[:MOST_CREDENTIAL]
 
 
-def _nobody(port: int, talk: Talk) -> None:
-    """Where no second connection can be awaited."""
-
-
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Place:
     """Where a conversation takes place. `now` is when it began, in seconds since the epoch; `own_port` the port that is
-    listened on, which is `dport` unless rules bring every port here. `expect(port, talk)` has `talk` serve the next
-    connection from this source to that port."""
+    listened on, which is `dport` unless rules bring every port here."""
 
     src: str = "198.51.100.7"
     sport: int = 50000
@@ -56,7 +51,12 @@ class Place:
     own_port: int = 0
     tls: bool = False
     now: float = 0.0
-    expect: Callable[[int, Talk], None] = _nobody
+    awaits: Callable[[Place, int, Talk], None] | None = None
+
+    def expect(self, port: int, talk: Talk) -> None:
+        """Have `talk` serve the next connection from this source to that port, where that can be."""
+        if self.awaits:
+            self.awaits(self, port, talk)
 
 
 class Talk:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from tcppc.personas.identity import Identity
 GROUP = "tcppc.personas"
 SILENT = "silent"
 # Modules that have TALK, for TCP, or ANSWERER, for UDP, or both.
-BUILTIN = ("auto", "ftp", "http", "pop3", "redis", "shell", "smtp", "ssh", "telnet")  # fmt: skip
+BUILTIN = (
+    "auto", "dns", "ftp", "http", "mssql", "mysql", "ntp", "pop3", "portmap", "redis", "shell", "sip", "smtp", "snmp",
+    "ssh", "telnet", "tftp",
+)  # fmt: skip
 
 # Replies to one UDP source in so many seconds, and how many sources are remembered: over it the oldest go.
 UDP_REPLIES = 30
@@ -116,14 +119,14 @@ class Personas:
         made = self._kind("tcp", place.dport).talk
         if made is None:
             return None
+        place.awaits = self._await
+        return made(self.identity, place)
 
-        def expect(port: int, talk: Talk) -> None:
-            with self._lock:
-                while len(self._awaited) >= MOST_AWAITED:
-                    del self._awaited[next(iter(self._awaited))]
-                self._awaited[(place.src, place.dst, port)] = time.monotonic() + AWAITED_SECONDS, talk
-
-        return made(self.identity, replace(place, expect=expect))
+    def _await(self, place: Place, port: int, talk: Talk) -> None:
+        with self._lock:
+            while len(self._awaited) >= MOST_AWAITED:
+                del self._awaited[next(iter(self._awaited))]
+            self._awaited[(place.src, place.dst, port)] = time.monotonic() + AWAITED_SECONDS, talk
 
     def _take_awaited(self, place: Place) -> Talk | None:
         with self._lock:
