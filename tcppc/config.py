@@ -155,6 +155,9 @@ class Files:
         choice("sessions", "events"),
         "sessions: a line at each one's end; events: a line for its start, each payload and its end, as they happen",
     )
+    captures: str = setting("", text, "thp's log of sessions, a file beside the data files; empty: none")
+    logtype: str = setting("single", choice("single", "multi"), "thp's: one line a session in captures, or several")
+    session_dir: str = setting("", text, "thp's: folder for a file a session with its bytes as received; empty: none")
     file_bytes: int = setting(
         4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
     )

@@ -22,7 +22,7 @@ from tcppc.config import Config, ConfigError, changed
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.records import Encoder
-from tcppc.sensor import Sensor, StartError, build, check, naming, needed, terms, tls_context, use_personas
+from tcppc.sensor import Sensor, StartError, build, captures_of, check, naming, needed, terms, tls_context, use_personas
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
@@ -145,6 +145,7 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     zone = log.zone = Zone(new.tcppc.timezone)
     encoder = Encoder(zone, new.sensor, new.files.format)
     sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))
+    sensor.writer.captures = captures_of(new, sensor.books, log)
     _reload_file(sensor, new)
     log("Reloaded.")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tcppc.capture import capabilities, certificate, limits, passed, sockets, tls
 from tcppc.capture.books import Books
+from tcppc.capture.captures import Captures
 from tcppc.capture.conversation import Terms
 from tcppc.capture.files import LEDGER, DataFile, Naming
 from tcppc.capture.intake import Intake
@@ -94,6 +95,14 @@ def personas(config: Config) -> Personas | None:
     except ValueError as problem:
         raise ConfigError(str(problem)) from None
     return None if found.silent else found
+
+
+def captures_of(config: Config, books: Books, log: Log) -> Captures | None:
+    """thp's files, where they are asked for."""
+    given = config.files
+    if not given.captures and not given.session_dir:
+        return None
+    return Captures(given.captures, given.logtype, given.session_dir, Zone(config.tcppc.timezone), books, log)
 
 
 def use_personas(made: Sensor, found: Personas | None) -> None:
@@ -186,12 +195,14 @@ def build(config: Config) -> Sensor:
         file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None, ledger)
         keeper = Keeper(pattern, config.files.compress, config.files.keep_bytes, lambda: file.path, log, ledger.removed)
     encoder = Encoder(zone, config.sensor, config.files.format)
+    captures = captures_of(config, books, log)
     try:
         writer = Writer(intake, books, log, encoder, file, config.tcppc.maxFdNum, ledger)
     except (OSError, ValueError) as problem:
         raise StartError(
             f"Failed to set maximum number of file descriptors: {config.tcppc.maxFdNum}: {problem}"
         ) from None
+    writer.captures = captures
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     context = tls_context(config, log)

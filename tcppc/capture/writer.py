@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tcppc.capture.books import Books
+from tcppc.capture.captures import Captures
 from tcppc.capture.files import DataFile
 from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake, Item
 from tcppc.capture.ledger import Ledger
@@ -63,6 +64,7 @@ class Writer:
         self._encoder = encoder
         self._file = file
         self._ledger = ledger
+        self.captures: Captures | None = None
         self._waiting: list[Session | Step] = []
         self._batch: _Batch | None = None
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
@@ -252,6 +254,8 @@ class Writer:
             self._books.settle(count, bytes_in, charge, len(items), written)
         else:
             self._books.settle(count, bytes_in, charge, 0, 0)
+        if self.captures:
+            self.captures.add(sessions)
         if not self._intake.talkative:
             return
         prefix = self._log.prefix()

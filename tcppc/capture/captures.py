@@ -1,0 +1,111 @@
+"""thp's own files, beside the data files, for those who have tools for them.
+
+`captures` is a log for people: one line a session, or several. `session_dir` has a file a session with its bytes as
+received, named by its SID: when it began, in seconds and microseconds as upper-case hexadecimal numbers, a dot, and who
+answered. Both are copies: where they cannot be written the log says so, and the data file has all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tcppc.capture.books import Books
+from tcppc.clock import Zone
+from tcppc.records import Session
+
+LOGTYPES = ("single", "multi")
+SAY_AGAIN_SECONDS = 60.0
+# Names in use, so that two sessions of one microsecond are told apart: those of the last moments are enough.
+MOST_REMEMBERED = 10_000
+
+
+class Captures:
+    """Belongs to the writer's thread. Nothing here raises."""
+
+    def __init__(
+        self, path: str, logtype: str, folder: str, zone: Zone, books: Books, say: Callable[[str], None]
+    ) -> None:
+        self.path = path
+        self.logtype = logtype
+        self.folder = folder
+        self.zone = zone
+        self._books = books
+        self._say = say
+        self._pid = os.getpid()
+        self._used: dict[str, None] = {}
+        self._said = -SAY_AGAIN_SECONDS
+
+    def add(self, sessions: Sequence[Session]) -> None:
+        """These are in the data file."""
+        try:
+            named = [(self._sid(session), session) for session in sessions]
+            if self.folder:
+                for sid, session in named:
+                    self._keep(sid, session)
+            if self.path and named:
+                describe = self._single if self.logtype == "single" else self._multi
+                text = "".join(describe(sid, session) for sid, session in named)
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a", encoding="ascii") as file:
+                    file.write(text)
+        except OSError as problem:
+            count = self._books.error("captures_failed")
+            if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
+                self._said = time.monotonic()
+                self._say(
+                    f"Failed to write captures: {problem.filename or self.path}: {problem.strerror} "
+                    f"({count} times so far); the data file has them."
+                )
+
+    def _sid(self, session: Session) -> str:
+        """Two sessions never have the same one: the later one is a microsecond younger then."""
+        persona = session.spoken.persona if session.spoken else "silent"
+        persona = re.sub(r"[^A-Za-z0-9-]", "", persona)[:32]
+        microseconds = session.start // 1000
+        while True:
+            seconds, rest = divmod(microseconds, 1_000_000)
+            moment = f"{seconds:X}{rest:X}"
+            if moment not in self._used:
+                break
+            microseconds += 1
+        self._used[moment] = None
+        if len(self._used) > MOST_REMEMBERED:
+            del self._used[next(iter(self._used))]
+        return f"{moment}.{persona}"
+
+    def _keep(self, sid: str, session: Session) -> None:
+        if not session.payloads:
+            return
+        os.makedirs(self.folder, mode=0o755, exist_ok=True)
+        # O_EXCL: nothing that stands there is written over or followed.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(os.path.join(self.folder, sid), flags, 0o644)
+        with open(fd, "wb") as file:
+            file.writelines(data for _, data in session.payloads)
+
+    def _stamp(self, instant: int) -> str:
+        return self.zone.format("%b %e %H:%M:%S", instant / 1e9)
+
+    def _elapsed(self, session: Session) -> tuple[int, str]:
+        seconds = max(0, (session.end or session.start) - session.start) // 1_000_000_000
+        return seconds, f"{seconds // 3600:02d}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+    def _single(self, sid: str, session: Session) -> str:
+        stamp = self._stamp(session.end or session.start)
+        _, elapsed = self._elapsed(session)
+        return (
+            f"{stamp} SID={sid} PID={self._pid} SRC={session.src} SPT={session.sport} ET={elapsed} "
+            f"BYTES={session.bytes}\n"
+        )
+
+    def _multi(self, sid: str, session: Session) -> str:
+        seconds, elapsed = self._elapsed(session)
+        long = f"\t- elapsed time {elapsed}\n" if seconds > 0 else ""
+        return (
+            f"\n{self._stamp(session.start)} start thp SID {sid}, UNIX pid {self._pid} source {session.src}\n"
+            f"{self._stamp(session.end or session.start)} end thp SID {sid}\n{long}\t- total {session.bytes} bytes\n"
+        )

@@ -1,0 +1,95 @@
+"""thp's own files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tcppc.capture.books import Books
+from tcppc.capture.captures import Captures
+from tcppc.clock import Zone
+from tcppc.config import Limits
+from tcppc.records import Session
+from tests.conftest import Start
+from tests.harness import wait_until
+
+START = 0x5DD4A1F1 * 10**9 + 0xC3A20 * 1000
+
+
+def session(start: int = START, seconds: float = 12, data: bytes = b"x" * 42) -> Session:
+    made = Session("tcp", "198.51.100.7", 53484, "192.0.2.10", 23, start, [(start, data)] if data else [], len(data))
+    made.end, made.closed = start + round(seconds * 1e9), "peer"
+    return made
+
+
+def captures(folder: Path, logtype: str = "single") -> Captures:
+    path = str(folder / "captures")
+    return Captures(path, logtype, str(folder / "sessions"), Zone("UTC"), Books(Limits()), lambda line: None)
+
+
+def test_a_line_a_session(tmp_path: Path) -> None:
+    captures(tmp_path).add([session()])
+    assert (tmp_path / "captures").read_text(encoding="ascii") == (
+        f"Nov 20 02:16:29 SID=5DD4A1F1C3A20.silent PID={os.getpid()} SRC=198.51.100.7 SPT=53484 ET=00:00:12 BYTES=42\n"
+    )
+
+
+def test_several_lines_a_session(tmp_path: Path) -> None:
+    captures(tmp_path, "multi").add([session(seconds=3723), session(START + 10**9, seconds=0.4, data=b"")])
+    assert (tmp_path / "captures").read_text(encoding="ascii") == (
+        f"\nNov 20 02:16:17 start thp SID 5DD4A1F1C3A20.silent, UNIX pid {os.getpid()} source 198.51.100.7\n"
+        "Nov 20 03:18:20 end thp SID 5DD4A1F1C3A20.silent\n\t- elapsed time 01:02:03\n\t- total 42 bytes\n"
+        f"\nNov 20 02:16:18 start thp SID 5DD4A1F2C3A20.silent, UNIX pid {os.getpid()} source 198.51.100.7\n"
+        "Nov 20 02:16:19 end thp SID 5DD4A1F2C3A20.silent\n\t- total 0 bytes\n"
+    )
+
+
+def test_two_sessions_of_one_microsecond_are_two_files(tmp_path: Path) -> None:
+    made = captures(tmp_path)
+    made.add([session(data=b"one"), session(data=b"two"), session(data=b"")])
+    files = {path.name: path.read_bytes() for path in (tmp_path / "sessions").iterdir()}
+    assert files == {"5DD4A1F1C3A20.silent": b"one", "5DD4A1F1C3A21.silent": b"two"}
+
+
+def test_nothing_that_stands_there_is_written_over_or_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    (tmp_path / "precious").write_bytes(b"precious")
+    (folder / "5DD4A1F1C3A20.silent").symlink_to(tmp_path / "precious")
+    said: list[str] = []
+    books = Books(Limits())
+    Captures("", "single", str(folder), Zone("UTC"), books, said.append).add([session()])
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert books.errors["captures_failed"] == 1
+    assert len(said) == 1
+    assert "Failed to write captures" in said[0]
+
+
+@pytest.mark.parametrize("logtype", ["single", "multi"])
+def test_a_sensor_keeps_them_beside_its_records(start: Start, tmp_path: Path, logtype: str) -> None:
+    log, folder = tmp_path / "thp" / "captures", tmp_path / "thp" / "sessions"
+    flags = ("--captures", str(log), "--logtype", logtype, "--session-dir", str(folder), "--persona", "shell")
+    sensor = start(*flags)
+    sensor.send(b"id\n")
+    sensor.datagram(b"datagram")
+    sensor.records(2)
+    wait_until(
+        lambda: log.exists() and log.read_text("ascii").count("SID") == (2 if logtype == "single" else 4), "them"
+    )
+    names = re.findall(r"SID[= ]([0-9A-F]+\.\w+)", log.read_text(encoding="ascii"))
+    assert {name.partition(".")[2] for name in names} == {"shell", "silent"}
+    assert {(folder / name).read_bytes() for name in names} == {b"id\n", b"datagram"}
+    assert sensor.stop() == 0
+
+
+def test_a_folder_that_cannot_be_written_costs_no_record(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    sensor = start("--session-dir", str(tmp_path / "file" / "sessions"))
+    sensor.send(b"kept")
+    assert len(sensor.records(1)) == 1
+    sensor.said("Failed to write captures")
+    assert sensor.stop() == 0
+    assert "1 captures_failed" in sensor.log
