@@ -201,19 +201,27 @@ def heading(record: dict[str, Any]) -> str:
     parts.append(f"{record.get('bytes', len(records.payload_bytes(record)))} bytes")
     tls = record.get("tls") or {}
     parts += [str(record[key]) for key in ("app", "closed") if key in record]
+    parts += [f"persona {record['persona']}"] if "persona" in record else []
     parts += [f"{key} {tls[key]}" for key in ("version", "sni", "ja4", "error") if key in tls]
     parts += ["truncated"] if record.get("truncated") else []
     return safe(", ".join(parts))
 
 
 def show(record: dict[str, Any], most: int = 4096) -> Iterator[str]:
-    """A session's lines; of each payload at most `most` bytes. ValueError, KeyError or TypeError for a record that
-    is not as the contract says."""
+    """A session's lines, what was said back behind a `<`; of each piece at most `most` bytes. ValueError, KeyError or
+    TypeError for a record that is not as the contract says."""
     yield heading(record)
-    for piece in record["payloads"] or []:
+    replies = sorted(record.get("replies") or [], key=lambda reply: reply["after"])
+    heard = [(piece["index"], 0, piece) for piece in record["payloads"] or []]
+    told = [(reply["after"], 1, reply) for reply in replies]
+    for _, is_reply, piece in sorted(heard + told, key=lambda item: item[:2]):
         data = records.payload_bytes({"payloads": [piece]})
         lines = text_lines if looks_like_text(data) else hex_lines
+        margin = "  < " if is_reply else "    "
         for line in lines(data[:most]):
-            yield f"    {line}"
+            yield f"{margin}{line}"
         if len(data) > most:
-            yield f"    ... {len(data) - most} bytes more; --raw {safe(record.get('id', ''))} gives them all"
+            given = "" if is_reply else f"; --raw {safe(record.get('id', ''))} gives them all"
+            yield f"{margin}... {len(data) - most} bytes more{given}"
+    for tried in record.get("credentials") or []:
+        yield f"    tried: user {safe(tried['user'])}, password {safe(tried['password'])}"

@@ -732,3 +732,55 @@ def test_a_sip_client_is_asked_who_it_is(start: Start) -> None:
     assert answer.startswith(b"SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/UDP 192.0.2.1:5060")
     assert b"CSeq: 1 REGISTER" in answer
     assert len(answer) <= len(request)
+
+
+@given(number=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_words_that_botnets_look_for_are_in_no_answer(number: int) -> None:
+    """docs/decisions/005-give-aways.md"""
+    shell = talk("shell", f"sensor-{number}")
+    heard = shell.greet() + shell.hear(
+        b"enable\nlinuxshell\nsystem\nbash\nls /home\nls -l /home\nps aux\ncat /etc/passwd\n/bin/busybox ZONESEC\n"
+    )
+    heard += talk("telnet", f"sensor-{number}").greet()
+    for word in (b"Jun22", b"Jun23", b"phil", b"richard", b"sshd:", b"@LocalHost:]", b"EmbyLinux", b"oracle"):
+        assert word not in heard
+
+
+def test_each_protocol_answers_rubbish_in_its_own_way() -> None:
+    rubbish = b"\x16\x03rubbish\r\n\r\n" * 3
+    answers = {name: talk(name).hear(rubbish) for name in ("ftp", "http", "mysql", "pop3", "redis", "smtp", "ssh")}
+    said_something = [answer for answer in answers.values() if answer]
+    assert len(set(said_something)) == len(said_something) >= 6
+
+
+def test_a_persona_of_another_package(start: Start, tmp_path: Path) -> None:
+    """docs/personas.md's own example, found by its entry point."""
+    text = (Path(__file__).parent.parent / "docs" / "personas.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code
+    site = tmp_path / "site"
+    info = site / "mypackage-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "mypackage").mkdir()
+    (site / "mypackage" / "__init__.py").touch()
+    (site / "mypackage" / "pbx.py").write_text(code[1], encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[tcppc.personas]\npbx = mypackage.pbx:Pbx\n", encoding="utf-8")
+    sensor = serve(start, "pbx", patch=f"sys.path.append({str(site)!r})")
+    assert "PBX ready" in ask(sensor, "bob secret", "quit")
+    record = sensor.records(1)[0]
+    assert (record["persona"], record["closed"]) == ("pbx", "peer")
+    assert record["credentials"][0] == {"user": "bob", "password": "secret"}
+
+
+def test_show_has_both_sides(start: Start) -> None:
+    sensor = serve(start, "smtp")
+    ask(sensor, "EHLO x", "AUTH PLAIN AHJvb3QAdG9vcg==", "QUIT")
+    sensor.records(1)
+    lines = tcppc("show", str(sensor.file)).stdout.splitlines()
+    assert ", persona smtp" in lines[0]
+    assert lines[1].startswith("  < 220 ")
+    assert lines[2] == "    EHLO x\\r\\n"
+    assert lines[3].startswith("  < 250-")
+    assert lines[-1] == "    tried: user root, password toor"
