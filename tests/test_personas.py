@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tcppc.personas import registry
 from tcppc.personas.base import MOST_CREDENTIALS, Answerer, Findings, Place, Talk
 from tcppc.personas.identity import Identity
+from tcppc.personas.shell import Shell
 from tests.conftest import Start
 from tests.harness import Sensor, payload, tcppc, wait_until
 from tests.netns import SENSOR, Net
@@ -38,10 +39,9 @@ def talk(name: str, seed: str = "sensor", **place: Any) -> Talk:
 
 def login(*, admitted: bool) -> tuple[str, str]:
     """A user and password that the test sensor admits, or does not."""
-    from tcppc.personas.telnet import admits
 
     passwords = (f"secret{number}" for number in range(1000))
-    return "root", next(word for word in passwords if admits(Identity("test"), "root", word) == admitted)
+    return "root", next(word for word in passwords if Identity("test").admits("root", word) == admitted)
 
 
 def serve(start: Start, persona: str, *flags: str, **options: Any) -> Sensor:
@@ -126,6 +126,16 @@ def test_what_droppers_type(line: str, wanted: str) -> None:
     shell = talk("shell")
     shell.greet()
     assert wanted in shell.hear(line.encode() + b"\n").decode("latin-1")
+
+
+def test_a_telnet_client_at_the_shell_can_edit_its_line() -> None:
+    shell = talk("shell")
+    assert isinstance(shell, Shell)
+    shell.greet()
+    assert shell.hear(b"\xff\xfd\x01") == b"\xff\xfb\x01\xff\xfb\x03"  # DO ECHO: WILL ECHO, WILL SUPPRESS-GO-AHEAD
+    assert shell.hear(b"ix") == b"ix"
+    assert shell.hear(b"\x7fd\r\n") == b"\b \bd\r\nuid=0(root) gid=0(root) groups=0(root)\r\n" + shell.prompt()
+    assert shell.hear(b"frob\x03").endswith(b"^C\r\n" + shell.prompt())
 
 
 # Telnet
@@ -505,7 +515,7 @@ def test_any_bytes_in_any_pieces_are_answered_or_not(name: str, pieces: list[byt
     assert len(persona.findings.credentials) <= MOST_CREDENTIALS
 
 
-@pytest.mark.parametrize("name", [name for name in TALKS if name not in ("telnet",)])
+@pytest.mark.parametrize("name", [name for name in TALKS if name not in ("telnet", "shell")])
 @given(data=st.lists(st.sampled_from(WORDS), max_size=12).map(b"".join), cut=st.integers(1, 40))
 @settings(deadline=None, max_examples=60)
 def test_pieces_make_no_difference(name: str, data: bytes, cut: int) -> None:
@@ -694,12 +704,11 @@ def test_no_reply_is_longer_than_its_question_nor_are_there_too_many(data: bytes
 
 
 def test_mysql_tells_who_came_and_lets_half_of_them_in(start: Start) -> None:
-    from tcppc.personas.telnet import admits
 
     sensor = serve(start, "mysql")
     users = [f"user{number}" for number in range(40)]
-    inside = next(user for user in users if admits(Identity("test"), user, "any"))
-    outside = next(user for user in users if not admits(Identity("test"), user, "any"))
+    inside = next(user for user in users if Identity("test").admits(user, "any"))
+    outside = next(user for user in users if not Identity("test").admits(user, "any"))
     cli = ("mysql", "--no-defaults", "-h", "127.0.0.1", "-P", str(sensor.port), "--skip-ssl", "-ppw")
     assert f"Access denied for user '{outside}'" in run(*cli, "-u", outside, "-e", "select 1")
     heard = run(*cli, "-u", inside, "-e", "select @@version; show databases; select 1")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from tcppc.personas.base import LineTalk, Place, Talk
 from tcppc.personas.identity import Identity
 from tcppc.personas.registry import high_port
-from tcppc.personas.telnet import admits
 from tcppc.personas.tree import Tree, TreeError, absolute, long_line
 
 
@@ -86,7 +85,7 @@ class Ftp(LineTalk):
             return b"503 Login with USER first.\r\n"
         self.findings.tried(self._user, rest)
         anonymous = self._user.lower() in (b"anonymous", b"ftp")
-        self._in = anonymous or admits(self.identity, self._user.decode("latin-1"), rest.decode("latin-1"))
+        self._in = anonymous or self.identity.admits(self._user.decode("latin-1"), rest.decode("latin-1"))
         return b"230 Login successful.\r\n" if self._in else b"530 Login incorrect.\r\n"
 
     def _auth(self, rest: bytes) -> bytes:

@@ -132,6 +132,11 @@ class Identity:
         self.memory_kib = lot.choice((1, 2, 4, 8, 16)) * 1024 * 1024 - lot.randrange(20_000, 90_000)
         self.cores = lot.choice((1, 2, 2, 4, 4, 8))
 
+    def admits(self, user: str, password: str) -> bool:
+        """Is this login let in? The same answer each time; about half of them are, and none without a password."""
+        digest = hashlib.sha256(f"{self.machine_id}\0{user}\0{password}".encode("utf-8", "surrogatepass")).digest()
+        return bool(password) and digest[0] < 128
+
     def choose(self, purpose: str, options: Sequence[str]) -> str:
         """One of these, the same each time."""
         if (chosen := self._chosen.get(purpose)) is None:

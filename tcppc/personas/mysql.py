@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from tcppc.personas.base import Place, Talk
 from tcppc.personas.identity import Identity
-from tcppc.personas.telnet import admits
 
 MOST_PACKET = 1 << 20
 # CLIENT_* flags: long password, found rows, long flag, connect with db, compress not, protocol 4.1, transactions,
@@ -81,7 +80,7 @@ class Mysql(Talk):
         name = user[:80].decode("utf-8", "replace")
         kept = f"$mysqlna${self._salt.hex()}*{response.hex()}" if response else ""
         self.findings.tried(user, kept)
-        self._in = admits(self.identity, name, "any")
+        self._in = self.identity.admits(name, "any")
         if self._in:
             return packet(number + 1, b"\x00\x00\x00" + _STATUS + b"\x00\x00")
         self.done = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tcppc.personas.base import LineTalk, Place
 from tcppc.personas.identity import Identity
 from tcppc.personas.smtp import decoded
-from tcppc.personas.telnet import admits
 
 
 class Pop3(LineTalk):
@@ -76,7 +75,7 @@ class Pop3(LineTalk):
 
     def _tried(self, user: bytes, password: bytes) -> bytes:
         self.findings.tried(user, password)
-        self._in = admits(self.identity, user.decode("latin-1"), password.decode("latin-1"))
+        self._in = self.identity.admits(user.decode("latin-1"), password.decode("latin-1"))
         return b"+OK Logged in.\r\n" if self._in else b"-ERR [AUTH] Authentication failed.\r\n"
 
     def _box(self, verb: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tcppc.personas.base import LineTalk, Place
 from tcppc.personas.commands import Machine
 from tcppc.personas.identity import Identity
+from tcppc.personas.terminal import ECHOES, Editing, Options, pieces
 
 MOST_COMMANDS = 40
 """Commands of one line, at most."""
@@ -41,6 +42,8 @@ class Shell(LineTalk):
     def __init__(self, identity: Identity, place: Place, machine: Machine | None = None) -> None:
         super().__init__(identity, place)
         self._machine = machine
+        self._options = Options()
+        self._editing: Editing | None = None
 
     @property
     def machine(self) -> Machine:
@@ -55,6 +58,24 @@ class Shell(LineTalk):
     def prompt(self) -> bytes:
         folder = self._machine.folder if self._machine and self._machine.folder != "/root" else "~"
         return f"root@{self.identity.host}:{folder}# ".encode()
+
+    def hear(self, data: bytes) -> bytes:
+        """A telnet client that says so is given what it needs: its characters echoed, and a line that can be edited."""
+        text = self._options.plain(data)
+        if not self._options.spoken:
+            return super().hear(text)
+        said = bytearray(self._options.take())
+        if self._editing is None:
+            self._editing = Editing()
+            said += ECHOES
+        for piece in pieces(text):
+            echoed, lines = self._editing.type(piece)
+            said += echoed
+            for line in lines:
+                said += self.line(line)
+            if self.done:
+                break
+        return bytes(said)
 
     def line(self, line: bytes) -> bytes:
         said = self.run(line.decode("utf-8", "replace"))

@@ -7,7 +7,6 @@ from base64 import b64decode
 
 from tcppc.personas.base import LineTalk, Place
 from tcppc.personas.identity import Identity
-from tcppc.personas.telnet import admits
 
 MOST_RECIPIENTS = 100
 
@@ -124,7 +123,7 @@ class Smtp(LineTalk):
 
     def _tried(self, user: bytes, password: bytes) -> bytes:
         self.findings.tried(user, password)
-        self._in = admits(self.identity, user.decode("latin-1"), password.decode("latin-1"))
+        self._in = self.identity.admits(user.decode("latin-1"), password.decode("latin-1"))
         if self._in:
             return b"235 2.7.0 Authentication successful\r\n"
         return b"535 5.7.8 Error: authentication failed: authentication failure\r\n"
