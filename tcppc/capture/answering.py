@@ -47,6 +47,11 @@ def begin(sock: socket.socket, session: Session, terms: Terms, server: Server) -
     return Answering(talk, sock, session, terms, server)
 
 
+def safe(problem: Exception) -> str:
+    """What a persona raised, as one line: there may be a stranger's bytes in it."""
+    return f"{type(problem).__name__}: {problem}"[:200].encode("unicode_escape").decode("ascii")
+
+
 class Answering:
     """What one session is told. Nothing here raises but what sending raises."""
 
@@ -56,6 +61,8 @@ class Answering:
         self._sock = sock
         self._session = session
         self._timeout = terms.timeout / 1e9
+        self._deadline = session.start + terms.duration
+        self._heard = 0
         self._books = server.books
         self._say = server.log
         self._intake = server.intake if server.intake.steps else None
@@ -87,6 +94,9 @@ class Answering:
     def answer(self, data: bytes, lines: int) -> bool:
         """Say what is to be said to this; `lines` is how many payload lines there are. True where TLS begins now."""
         data, self.unheard, self._lines = self.unheard + data, b"", lines
+        self._heard += len(data)
+        if self._talk and self._heard > self._talk.most_heard:
+            self._end_by("heard")
         self._send(self._ask(lambda talk: talk.hear(data)))
         return self._talk is not None and self._talk.starttls
 
@@ -115,18 +125,28 @@ class Answering:
                 self._intake.put(Step(self._session, "reply", number, time_ns(), reply, self._lines - 1))
             if talk and talk.delay:
                 time.sleep(min(talk.delay, MOST_DELAY))
-            if self._tunnel:
-                self._tunnel.write(reply)
-                reply = self._tunnel.to_send()
-            self._sock.sendall(reply)
+            self._put(reply)
         if talk and talk.done:
             self._talk = None
             if self._tunnel:
                 self._tunnel.goodbye()
-                self._sock.sendall(self._tunnel.to_send())
+                self._put(b"")
             with contextlib.suppress(OSError):  # gone already
                 self._sock.shutdown(socket.SHUT_WR)
             set_receive_timeout(self._sock, min(LINGER_SECONDS, self._timeout))
+
+    def _put(self, data: bytes) -> None:
+        """Send it whole, in the time of an idle session at most: one who reads a byte a minute is ended as such."""
+        if self._tunnel:
+            if data:
+                self._tunnel.write(data)
+            data = self._tunnel.to_send()
+        left = memoryview(data)
+        until = min(time_ns() + round(self._timeout * 1e9), self._deadline)
+        while left:
+            left = left[self._sock.send(left) :]
+            if left and time_ns() > until:
+                raise BlockingIOError("nobody reads")
 
     def _ask(self, question: Callable[[Talk], bytes]) -> bytes:
         talk = self._talk
@@ -142,9 +162,15 @@ class Answering:
             return b""
         return self._bounded(data) if data else b""
 
+    def _end_by(self, bound: str) -> None:
+        """From now on nothing is said."""
+        self._talk = None
+        self._spoken.error = f"{BOUND}{bound}"
+        self._books.cut(f"reply_{bound.replace(' ', '_')}")
+
     def _fault(self, problem: Exception) -> None:
         self._talk = None
-        self._spoken.error = f"{type(problem).__name__}: {problem}"[:200]
+        self._spoken.error = safe(problem)
         count = self._books.error("persona_errors")
         self._say(f"Persona {self._spoken.persona}: {self._spoken.error} ({count} times so far); the session goes on.")
 
@@ -162,9 +188,7 @@ class Answering:
         else:
             self._session.charge += charge
         if over:
-            self._talk = None
-            self._spoken.error = f"{BOUND}{over}"
-            self._books.cut(f"reply_{over.replace(' ', '_')}")
+            self._end_by(over)
         if data:
             self._bytes += len(data)
             self._spoken.replies.append((time_ns(), data, len(self._session.payloads) - 1))

@@ -10,6 +10,7 @@ from time import monotonic, sleep, time_ns
 from typing import Any
 
 from tcppc.capture import sockets
+from tcppc.capture.answering import safe
 from tcppc.capture.books import SESSION_CHARGE, Books
 from tcppc.capture.intake import Intake
 from tcppc.capture.origin import Origin
@@ -169,10 +170,10 @@ class UDPServer(socketserver.ThreadingUDPServer):
         except Exception as problem:
             count = self._books.error("persona_errors")
             if session.spoken:
-                session.spoken.error = f"{type(problem).__name__}: {problem}"[:200]
+                session.spoken.error = safe(problem)
             if monotonic() - self._said >= SAY_AGAIN_SECONDS:
                 self._said = monotonic()
-                self._log(f"Persona for UDP: {type(problem).__name__}: {problem} ({count} times so far); going on.")
+                self._log(f"Persona for UDP: {safe(problem)} ({count} times so far); going on.")
 
     def _count_drops(self, total: int) -> None:
         """`total` is a u32 that wraps."""

@@ -45,6 +45,7 @@ class Auto(Talk):
     def _said(self, data: bytes) -> bytes:
         if self._talk:
             self.done, self.starttls, self.delay = self._talk.done, self._talk.starttls, self._talk.delay
+            self.most_heard = self._talk.most_heard
         return data
 
     def greet(self) -> bytes:

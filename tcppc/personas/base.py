@@ -68,6 +68,7 @@ class Talk:
     speaks_first = False
     can_starttls = False
     delay = 0.0  # seconds before each reply
+    most_heard = 8 << 20  # bytes; from then on nothing is answered
 
     def __init__(self, identity: Identity, place: Place) -> None:
         self.identity = identity

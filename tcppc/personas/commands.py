@@ -14,6 +14,10 @@ MOST_PRINTED = 64 << 10
 """Characters that one command prints, at most."""
 
 
+MOST_VARIABLES = 100
+"""Of a session."""
+
+
 class Machine:
     """One session's machine."""
 
@@ -36,7 +40,8 @@ class Machine:
             return "bash: syntax error: unexpected end of file\n", 2
         words, target, append = _redirection(words)
         while words and (match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", words[0], re.DOTALL)):
-            self.variables[match[1]] = match[2][:256]
+            if len(self.variables) < MOST_VARIABLES or match[1] in self.variables:
+                self.variables[match[1]] = match[2][:256]
             words.pop(0)
         words = [self._filled(word) for word in words]
         if not words:

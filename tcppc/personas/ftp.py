@@ -238,7 +238,6 @@ _PLAIN = {
     b"NOOP": b"200 NOOP ok.\r\n",
     b"OPTS": b"200 Always in UTF8 mode.\r\n",
     b"PBSZ": b"200 PBSZ set to 0.\r\n",
-    b"PROT": b"200 PROT now Clear.\r\n",
     b"HELP": b"214 Help OK.\r\n",
     b"CLNT": b"200 Noted.\r\n",
 }
@@ -247,6 +246,7 @@ _COMMANDS: dict[bytes, Callable[[Ftp, str], bytes]] = {
     b"LIST": Ftp._list, b"NLST": Ftp._nlst, b"RETR": Ftp._retr, b"STOR": Ftp._stor, b"APPE": Ftp._stor,
     b"STOU": Ftp._stor, b"SIZE": Ftp._size, b"MKD": Ftp._mkd, b"XMKD": Ftp._mkd, b"DELE": Ftp._dele, b"RMD": Ftp._rmd,
     b"RNFR": Ftp._rnfr, b"RNTO": Ftp._rnto,
+    b"PROT": lambda ftp, rest: b"200 PROT now Clear.\r\n" if rest in ("C", "c") else b"536 PROT P is not supported.\r\n",
     b"PORT": lambda ftp, rest: b"500 Illegal PORT command.\r\n",
     b"EPRT": lambda ftp, rest: b"500 Illegal EPRT command.\r\n",
     b"TYPE": lambda ftp, rest: b"200 Switching to %s mode.\r\n" % (b"Binary" if rest[:1] in "Ii" else b"ASCII"),

@@ -16,6 +16,7 @@ MOST_REQUESTS = 1000
 """Bytes of a request's head; bytes of a body that are searched for a login; requests of one session."""
 
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"PROPFIND", b"TRACE", b"CONNECT")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
 _USER = re.compile(r"user|login|email|name|account|log$", re.IGNORECASE)
 _PASSWORD = re.compile(r"pass|pwd|psw|secret", re.IGNORECASE)
 _PROTECTED = re.compile(rb"^/(?:admin|manager|phpmyadmin|pma|private|cgi-bin|config|webdav|api)\b", re.IGNORECASE)
@@ -41,6 +42,7 @@ class Http(Talk):
         self._pending: bytes | None = None  # the answer that waits for its request's body
         self._requests = 0
         self._keep = False
+        self._looked = 0  # so much of what was heard has no end of a head in it
 
     def hear(self, data: bytes) -> bytes:
         self._heard += data
@@ -63,9 +65,11 @@ class Http(Talk):
         if len(words) == 2 and words[0] == b"GET":  # HTTP/0.9: no head, no status, the page alone
             self.done = True
             return self._page()
-        match = re.search(rb"\r?\n\r?\n", self._heard)
+        match = _HEAD_END.search(self._heard, max(0, self._looked - 3))
         if match is None:
+            self._looked = len(self._heard)
             return self._too_long(431) if len(self._heard) > MOST_HEAD else None
+        self._looked = 0
         head = bytes(self._heard[: match.start()])
         del self._heard[: match.end()]
         return self._request(words, head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tcppc.personas.base import Place, Talk
 from tcppc.personas.identity import Identity
 
-MOST_PACKET = 1 << 20
+MOST_PACKET = 64 << 10
 # CLIENT_* flags: long password, found rows, long flag, connect with db, compress not, protocol 4.1, transactions,
 # secure connection, multi results, plugin auth.
 _CAPABILITIES = 0x000FA28F & ~0x0820 | 0x00080000

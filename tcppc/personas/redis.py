@@ -11,11 +11,12 @@ from tcppc.personas.base import Place, Talk
 from tcppc.personas.identity import Identity
 
 MOST_ARGUMENTS = 1024
-MOST_BULK = 1 << 20
+MOST_BULK = 512 << 10
+MOST_COMMAND = 1 << 20
 MOST_INLINE = 64 << 10
 MOST_KEYS = 100
 MOST_VALUE = 4096
-"""Of one command: arguments, bytes of one; of an inline command bytes; keys kept and bytes of each value."""
+"""Of one command: arguments, bytes of one and of all; of an inline command bytes; keys kept and bytes of each value."""
 
 OK = b"+OK\r\n"
 NIL = b"$-1\r\n"
@@ -30,6 +31,10 @@ class Redis(Talk):
     def __init__(self, identity: Identity, place: Place) -> None:
         super().__init__(identity, place)
         self._heard = bytearray()
+        self._left = 0  # arguments of a command that still lack
+        self._bulk = -1  # bytes of the one that is being heard, -1 before its length
+        self._size = 0
+        self._words: list[bytes] = []
         self._keys: dict[bytes, bytes] = {}
         self._config = {b"dir": b"/var/lib/redis", b"dbfilename": b"dump.rdb", b"requirepass": b"", b"save": b"3600 1"}
         self._protocol = 2
@@ -51,45 +56,57 @@ class Redis(Talk):
 
     def _next(self) -> list[bytes] | None:
         """The words of the next command, None where more is needed. ValueError for what is no command."""
-        if self._heard[:1] != b"*":
-            end = self._heard.find(b"\n")
-            if end < 0:
-                if len(self._heard) > MOST_INLINE:
+        if self._left == 0:
+            if self._heard[:1] != b"*":
+                end = self._heard.find(b"\n")
+                if end < 0 and len(self._heard) <= MOST_INLINE:
+                    return None
+                if end < 0:
                     raise ValueError("too big inline request")
+                words = bytes(self._heard[:end]).split()
+                del self._heard[: end + 1]
+                return words
+            count = self._number(MOST_ARGUMENTS, "invalid multibulk length")
+            if count is None:
                 return None
-            words = bytes(self._heard[:end]).split()
-            del self._heard[: end + 1]
-            return words
-        found = self._number(0, MOST_ARGUMENTS, "invalid multibulk length")
-        if found is None:
-            return None
-        count, at = found
-        words = []
-        for _ in range(max(count, 0)):
-            if at < len(self._heard) and self._heard[at : at + 1] != b"$":
-                raise ValueError(
-                    f"expected '$', got '{chr(self._heard[at])}'" if self._heard[at] > 32 else "expected '$'"
-                )
-            found = self._number(at, MOST_BULK, "invalid bulk length")
-            if found is None or len(self._heard) < found[1] + found[0] + 2:
+            self._left, self._words, self._size = count, [], 0
+        while self._left:
+            if self._bulk < 0 and not self._begin_bulk():
                 return None
-            size, at = found
-            words.append(bytes(self._heard[at : at + size]))
-            at += size + 2
-        del self._heard[:at]
+            if len(self._heard) < self._bulk + 2:
+                return None
+            self._words.append(bytes(self._heard[: self._bulk]))
+            del self._heard[: self._bulk + 2]
+            self._bulk, self._left = -1, self._left - 1
+        words, self._words = self._words, []
         return words
 
-    def _number(self, at: int, most: int, wrong: str) -> tuple[int, int] | None:
-        """The number in the line at that place, and where the next line begins."""
-        end = self._heard.find(b"\r\n", at, at + 32)
+    def _begin_bulk(self) -> bool:
+        """The next argument's length is there."""
+        if self._heard and self._heard[:1] != b"$":
+            got = chr(self._heard[0]) if 32 < self._heard[0] < 127 else " "
+            raise ValueError(f"expected '$', got '{got}'")
+        size = self._number(MOST_BULK, "invalid bulk length")
+        if size is None:
+            return False
+        self._size += size
+        if self._size > MOST_COMMAND:
+            raise ValueError("invalid bulk length")
+        self._bulk = size
+        return True
+
+    def _number(self, most: int, wrong: str) -> int | None:
+        """The number in the first line, which is taken; None where the line is not whole."""
+        end = self._heard.find(b"\r\n", 0, 32)
         if end < 0:
-            if len(self._heard) - at > 32:
+            if len(self._heard) > 32:
                 raise ValueError(wrong)
             return None
-        text = bytes(self._heard[at + 1 : end])
+        text = bytes(self._heard[1:end])
         if not text.lstrip(b"-").isdigit() or not -1 <= int(text) <= most:
             raise ValueError(wrong)
-        return max(0, int(text)), end + 2
+        del self._heard[: end + 2]
+        return max(0, int(text))
 
     def _run(self, words: list[bytes]) -> bytes:
         name = words[0].upper()

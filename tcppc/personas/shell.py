@@ -38,6 +38,7 @@ class Shell(LineTalk):
     name = "shell"
     about = "a greeting and a root prompt, with a small file system and the commands that droppers type first"
     speaks_first = True
+    most_heard = 256 << 10  # it looks at each byte
 
     def __init__(self, identity: Identity, place: Place, machine: Machine | None = None) -> None:
         super().__init__(identity, place)

@@ -16,6 +16,7 @@ class Telnet(Talk):
     name = "telnet"
     about = "option negotiation, login and password, then the shell"
     speaks_first = True
+    most_heard = 256 << 10
 
     def __init__(self, identity: Identity, place: Place) -> None:
         super().__init__(identity, place)

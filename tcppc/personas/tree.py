@@ -10,8 +10,9 @@ from tcppc.personas.identity import Identity
 
 MOST_FILES = 200
 MOST_FILE_BYTES = 64 << 10
+MOST_BYTES = 256 << 10
 MOST_DEPTH = 16
-"""What a session may write: files and folders, bytes of each; and how deep folders may go."""
+"""What a session may write: files and folders, bytes of each and in all; and how deep folders may go."""
 
 _FOLDERS = (
     "/bin", "/boot", "/dev", "/etc", "/etc/init.d", "/home", "/lib", "/media", "/mnt", "/opt", "/proc", "/root", "/run",
@@ -122,6 +123,7 @@ class Tree:
 
     def __init__(self, identity: Identity) -> None:
         self._written = 0
+        self._bytes = 0
         self.nodes = dict(_first_nodes(identity))
 
     def changeable(self, path: str) -> Node:
@@ -166,6 +168,9 @@ class Tree:
             return
         self._room(path)
         before = node.data if node and node.data and append else b""
+        self._bytes += min(len(data), MOST_FILE_BYTES)
+        if self._bytes > MOST_BYTES:
+            raise TreeError("No space left on device")
         self.nodes[path] = Node((before + data)[:MOST_FILE_BYTES], node.mode if node else 0o644, "root", now)
 
     def make(self, path: str, now: float) -> None:
