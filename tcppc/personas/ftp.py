@@ -246,7 +246,7 @@ _COMMANDS: dict[bytes, Callable[[Ftp, str], bytes]] = {
     b"LIST": Ftp._list, b"NLST": Ftp._nlst, b"RETR": Ftp._retr, b"STOR": Ftp._stor, b"APPE": Ftp._stor,
     b"STOU": Ftp._stor, b"SIZE": Ftp._size, b"MKD": Ftp._mkd, b"XMKD": Ftp._mkd, b"DELE": Ftp._dele, b"RMD": Ftp._rmd,
     b"RNFR": Ftp._rnfr, b"RNTO": Ftp._rnto,
-    b"PROT": lambda ftp, rest: b"200 PROT now Clear.\r\n" if rest in ("C", "c") else b"536 PROT P is not supported.\r\n",
+    b"PROT": lambda ftp, rest: b"200 PROT now Clear.\r\n" if rest in ("C", "c") else b"536 PROT P not supported.\r\n",
     b"PORT": lambda ftp, rest: b"500 Illegal PORT command.\r\n",
     b"EPRT": lambda ftp, rest: b"500 Illegal EPRT command.\r\n",
     b"TYPE": lambda ftp, rest: b"200 Switching to %s mode.\r\n" % (b"Binary" if rest[:1] in "Ii" else b"ASCII"),
