@@ -265,15 +265,19 @@ def test_status_says_what_is_there_and_whether_the_sensor_answers(start: Start, 
     assert "IPv4      not in place: the policy rule or its route is missing" in text
 
 
-def test_rules_that_nobody_confirms_are_gone_also_when_the_terminal_dies(start: Start, net: Net) -> None:
+@pytest.mark.parametrize(
+    "slow", ["", "import os, time; begin = os.setsid; os.setsid = lambda: [time.sleep(1), begin()]; "]
+)
+def test_rules_that_nobody_confirms_are_gone_also_when_the_terminal_dies(start: Start, net: Net, slow: str) -> None:
     sensor = start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
     before = net.sensor.state()
     # A terminal of its own, whose end hangs up on all that runs in it.
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        command = [*net.sensor.prefix, sys.executable, "-m", "tcppc", "rules", "--interface", "veth0"]
-        os.execvp("sh", ["sh", "-c", '"$@"; sleep 60', "sh", *command, "--apply", "--confirm", "2"])
+        words = ["rules", "--interface", "veth0", "--apply", "--confirm", "2"]
+        command = [*net.sensor.prefix, sys.executable, "-c", f"{slow}from tcppc.cli import main; main({words})"]
+        os.execvp("sh", ["sh", "-c", '"$@"; sleep 60', "sh", *command])
     said = b""
     while b"unless you type" not in said:
         said += os.read(terminal, 4096)

@@ -120,12 +120,15 @@ def tidy_up_later(seconds: int) -> None:
 
     Nobody depends on it: the kernel itself lets rules expire that nobody kept. It only takes away what then does
     nothing any more."""
-    if os.fork():
+    # The terminal may die at any moment: until it has a session of its own, nothing but this keeps it.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if child := os.fork():
+        os.waitpid(child, 0)  # it ends once there is one in a session of its own
+        signal.signal(signal.SIGHUP, before)
         return
     # From here on this is the other process: nothing may return from it.
     try:
         os.setsid()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
