@@ -206,7 +206,7 @@ def test_the_clock_is_moved_by_an_hour(start: Start, net: Net, tmp_path: Path, w
     served = under_load(net, tmp_path, Path(files[way]).touch)
     assert sensor.stop() == 0
     assert lost(served, numbers(tmp_path)) == []
-    assert len(glob.glob(f"{tmp_path}/data-*.jsonl")) == 2
+    assert len(glob.glob(f"{tmp_path}/data-*.jsonl")) >= 2
     assert sensor.account().returncode == 0
 
 

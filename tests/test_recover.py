@@ -135,6 +135,8 @@ def test_what_ended_is_the_record_that_session_mode_writes(start: Start, tmp_pat
             tls.sendall(b"inside")
         sensor.send(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")  # a ClientHello that is none
         sensor.datagram(b"u")
+        ended = sensor.file
+        wait_until(lambda ended=ended: ended.read_bytes().count(b'"closed":') == 4, "all to end")  # type: ignore[misc]
         assert sensor.stop() == 0
         done = tcppc("recover", str(sensor.file), "-o", str(tmp_path / f"{mode}.jsonl"))
         assert done.returncode == 0, done.stderr
