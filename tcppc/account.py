@@ -68,7 +68,7 @@ class File:
     before: int = 0  # of the lives before it
     lines: int = 0  # written by sensors, all lives
     unknown: int = 0  # bytes that no ledger line tells of: older than the ledger, or of a run that was killed
-    shrunk: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     removed: bool = False
 
 
@@ -185,16 +185,20 @@ class Account:
                 file.before += file.size
             elif size > file.size:
                 file.unknown += size - file.size
+                if known and not self._left_open(file):
+                    file.changed.append(f"{size - file.size} bytes added between {before} and {values['timestamp']}")
             elif size < file.size:
-                file.shrunk.append(f"{file.size - size} bytes shorter at {values['timestamp']} than at {before}")
+                file.changed.append(f"{file.size - size} bytes shorter at {values['timestamp']} than at {before}")
         else:
             file.lines += values["lines"]
             if size < file.size + values["bytes"]:
-                file.shrunk.append(
+                file.changed.append(
                     f"{file.size + values['bytes'] - size} bytes taken out between {before} and {values['timestamp']}"
                 )
             elif size > file.size + values["bytes"]:
-                file.unknown += size - file.size - values["bytes"]
+                more = size - file.size - values["bytes"]
+                file.unknown += more
+                file.changed.append(f"{more} bytes added between {before} and {values['timestamp']}")
         file.size = size
 
     def close(self) -> None:
@@ -250,7 +254,7 @@ class Account:
         """Hold the files against the sums; `progress` is told of bytes read."""
         for file in self.files.values():
             found = self._found(file)
-            for words in file.shrunk:
+            for words in file.changed:
                 self.problems.append(f"{file.name}: {words}")
             if file.removed:
                 self.notes.append(f"{file.name}: removed, as files.keep_bytes asks: {file.lines} lines")
@@ -279,6 +283,8 @@ class Account:
             self.problems.append(f"{file.name}: {_missing(file, lines, expected - size)} since {file.last}")
         elif size > expected and not written_to and not self._left_open(file):
             self.problems.append(f"{file.name}: has {size - expected} bytes that no ledger line tells of")
+        elif lines < file.lines:
+            self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; some were taken out")
         elif size == expected and not file.unknown and lines != file.lines:
             self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; it was changed")
         else:

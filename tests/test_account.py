@@ -436,3 +436,48 @@ def test_a_ledger_line_is_json_with_the_contracts_keys(ended: Sensor) -> None:
         "timestamp", "run", "sensor", "event", "file", "size", "first", "last", "accepted", "recorded", "open",
         "bytes_in", "lines", "bytes",
     ]  # fmt: skip
+
+
+def test_a_start_that_fails_at_its_file_is_no_run_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").mkdir()
+    sensor = Sensor(tmp_path)
+    assert sensor.process.wait(30) == 1
+    (tmp_path / "data.jsonl").rmdir()
+    done = sensor.account()
+    assert done.returncode == 0, done.stdout
+
+
+def test_lines_taken_out_and_made_up_for_are_found_also_after_more_was_written(start: Start) -> None:
+    sensor = start()
+    for number in range(10):
+        sensor.send(b"%d" % number)
+    assert sensor.stop() == 0
+    lines = sensor.file.read_bytes().splitlines(keepends=True)
+    missing = sum(map(len, lines[5:]))
+    sensor.file.write_bytes(b"".join(lines[:5]) + b'{"x":"' + b"A" * (missing + 50) + b'"}\n')
+    again = start()
+    again.send(b"more")
+    assert again.stop() == 0
+    done = again.account()
+    assert done.returncode == 1
+    assert "bytes added between" in done.stdout
+    assert "has 7 lines where 11 were written; some were taken out" in done.stdout
+
+
+@pytest.mark.parametrize("while_it_runs", [True, False])
+def test_a_line_that_was_added_is_found_also_after_more_was_written(start: Start, while_it_runs: bool) -> None:
+    sensor = start()
+    sensor.send(b"one")
+    sensor.records(1)
+    if not while_it_runs:
+        assert sensor.stop() == 0
+    with sensor.file.open("ab") as file:
+        file.write(b'{"forged":1}\n')
+    if not while_it_runs:
+        sensor = start()
+    sensor.send(b"two")
+    sensor.records(3)
+    assert sensor.stop() == 0
+    done = sensor.account()
+    assert done.returncode == 1, done.stdout
+    assert "13 bytes" in done.stdout

@@ -288,3 +288,21 @@ def test_a_signal_ends_it_whenever_it_comes(run: Run, line: str) -> None:
         shell = run(line)
         shell.end()
         assert shell.process.returncode in (0, -signal.SIGTERM)  # before or after it took the signal for itself
+
+
+def test_closed_standard_descriptors_are_nobodys(run: Run) -> None:
+    """`<&-` and `2>&-`, as scripts and daemons have them."""
+    for _ in range(5):
+        shell = run("tcppc nc -l 12345 <&- > out.bin")
+        shell.send(b"one", "127.0.0.1")
+        assert shell.process.wait(PATIENCE) == 0
+        assert shell.out == b"one"
+    shell = run("tcppc nc -lkv 12345 > out.bin 2>&-")
+    shell.send(b"one", "127.0.0.1")
+    wait_until(lambda: shell.out == b"one", "the bytes alone")
+
+
+def test_a_timeout_that_no_kernel_takes_is_refused() -> None:
+    done = tcppc("nc", "-l", "-w", "9999999", "127.0.0.1", "12345")
+    assert done.returncode == 2
+    assert "expected a duration from 0 to" in done.stderr

@@ -78,8 +78,13 @@ class Writer:
         """Open the data file (OSError where that cannot be) and begin."""
         if self._ledger:
             self._ledger.begin()
-        if self._file:
-            self._file.turn()
+        try:
+            if self._file:
+                self._file.turn()
+        except OSError:
+            if self._ledger:
+                self._ledger.end()  # nothing was taken, and nothing is lost
+            raise
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every expected error is one line on standard error."""
+    _open_standard_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = "serve"
     if arguments and not arguments[0].startswith("-"):
@@ -47,3 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.FAILED
     except KeyboardInterrupt:
         return Exit.FAILED
+
+
+def _open_standard_descriptors() -> None:
+    """Who starts us may have closed some of 0 to 2: what is opened next must not be taken for one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, so this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good

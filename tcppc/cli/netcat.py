@@ -25,6 +25,10 @@ class RunError(Exception):
     """Why it cannot listen, in one line: exit code 1."""
 
 
+# poll(2) and epoll_wait(2) take milliseconds as an int.
+MOST_SECONDS = 2_147_483
+
+
 def listen(argv: Sequence[str]) -> int:
     flags = parser("nc", _EXAMPLES)
     flags.add_argument("-l", action="store_true", dest="listen", help="listen; tcppc never connects to anybody")
@@ -56,7 +60,7 @@ def listen(argv: Sequence[str]) -> int:
             families=families,
             udp=given.udp,
             keep=given.keep,
-            timeout=values.duration(0, 1e8)(given.w),
+            timeout=values.duration(0, MOST_SECONDS)(given.w),
             verbose=given.verbose,
             stdin=not given.detached and not given.udp,
             records=given.records,
