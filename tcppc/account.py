@@ -67,9 +67,26 @@ class File:
     size: int = 0  # of the life that is open or was the last
     before: int = 0  # of the lives before it
     lines: int = 0  # written by sensors, all lives
+    earlier: int = 0  # of them, those of the lives before
     unknown: int = 0  # bytes that no ledger line tells of: older than the ledger, or of a run that was killed
     changed: list[str] = field(default_factory=list)
     removed: bool = False
+    loose: bool = False  # keep_bytes removed a life of it: what else stands there may be of others
+
+    def remove(self, name: str) -> None:
+        """keep_bytes removed this file, or what became of one of its lives."""
+        self.loose = True
+        if name in (self.name, f"{self.name}.gz", f"{self.name}.zst"):
+            self.removed = True
+        else:
+            self.lines, self.earlier, self.before = self.lines - self.earlier, 0, 0
+
+    def live_again(self) -> None:
+        """The name begins a new life."""
+        if self.removed:
+            self.removed, self.size, self.before, self.lines, self.unknown = False, 0, 0, 0, 0
+        self.before += self.size
+        self.earlier = self.lines
 
 
 def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -81,6 +98,8 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """As `read`, of an open file."""
     for number, line in enumerate(iter(functools.partial(file.readline, MOST_LINE), b""), 1):
+        if line == b"\n":
+            continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -150,6 +169,7 @@ class Account:
         self.checked = 0
         self.running: Run | None = None
         self._open: dict[str, str] = {}  # run: the file it has open
+        self._files: dict[Path, list[Path]] | None = None
 
     def add(self, values: dict[str, Any]) -> None:
         """The next line of the ledger."""
@@ -175,14 +195,14 @@ class Account:
         if event == "remove":
             for file in self.files.values():
                 if belongs(Path(name).name, Path(file.name).name) and Path(name).parent == Path(file.name).parent:
-                    file.removed = True
+                    file.remove(name)
             return
         known = name in self.files
         file = self.files.setdefault(name, File(name))
         file.last = values["timestamp"]
         if event == "open":
             if known and size == 0:
-                file.before += file.size
+                file.live_again()
             elif size > file.size:
                 file.unknown += size - file.size
                 if known and not self._left_open(file):
@@ -245,10 +265,21 @@ class Account:
         return sum(path.stat().st_size for file in self.files.values() for path in self._found(file))
 
     def _found(self, file: File) -> list[Path]:
-        base = self.folder / file.name
-        if not base.parent.is_dir():
-            return []
-        return sorted(path for path in base.parent.iterdir() if belongs(path.name, base.name) and path.is_file())
+        return self._index().get(self.folder / file.name, [])
+
+    def _index(self) -> dict[Path, list[Path]]:
+        """What stands in the folders for each file of the ledger; each folder is looked through once."""
+        if self._files is None:
+            self._files = {self.folder / name: [] for name in self.files}
+            for folder in sorted({path.parent for path in self._files}):
+                for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                    ends = [at for at, letter in enumerate(path.name) if letter in ".-"]
+                    for end in (len(path.name), *reversed(ends)):  # the longest name: log.1.gz is of log.1, not of log
+                        base = folder / path.name[:end]
+                        if base in self._files and belongs(path.name, base.name) and path.is_file():
+                            self._files[base].append(path)
+                            break
+        return self._files
 
     def check(self, progress: Callable[[int], None] = lambda size: None) -> None:
         """Hold the files against the sums; `progress` is told of bytes read."""
@@ -281,11 +312,11 @@ class Account:
         written_to = self.running is not None and self._open.get(self.running.id) == file.name
         if size < expected:
             self.problems.append(f"{file.name}: {_missing(file, lines, expected - size)} since {file.last}")
-        elif size > expected and not written_to and not self._left_open(file):
+        elif size > expected and not written_to and not file.loose and not self._left_open(file):
             self.problems.append(f"{file.name}: has {size - expected} bytes that no ledger line tells of")
         elif lines < file.lines:
             self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; some were taken out")
-        elif size == expected and not file.unknown and lines != file.lines:
+        elif size == expected and not file.unknown and not file.loose and lines != file.lines:
             self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; it was changed")
         else:
             extra = lines - file.lines

@@ -71,6 +71,7 @@ class Assembler:
         if "event" not in line:
             if "flow" not in line or "payloads" not in line:
                 raise ValueError("neither a record nor an event line")
+            self._parts.pop(str(line.get("id")), None)
             again = (
                 _short(str(line.get("id"))) in self.given if not self._once else not self._first_time(line.get("id"))
             )

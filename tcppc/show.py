@@ -181,8 +181,8 @@ def looks_like_text(data: bytes) -> bool:
 def text_lines(data: bytes) -> Iterator[str]:
     """Payload as text, a line each, control bytes escaped as Go's %q does."""
     for line in data.splitlines(keepends=True):
-        quoted = log.quote(line[: log.SHOWN_BYTES])[1:-1].replace('\\"', '"')
-        yield quoted
+        for at in range(0, len(line), log.SHOWN_BYTES):
+            yield log.quote(line[at : at + log.SHOWN_BYTES])[1:-1].replace('\\"', '"')
 
 
 def hex_lines(data: bytes) -> Iterator[str]:

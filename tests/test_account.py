@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -15,12 +16,14 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcppc.account import Account, read_lines
+from tcppc.account import Account, File, read_lines
+from tcppc.capture.ledger import in_use
 from tests.conftest import Start
 from tests.harness import PATIENCE, Sensor, tcppc, wait_until
 
@@ -481,3 +484,95 @@ def test_a_line_that_was_added_is_found_also_after_more_was_written(start: Start
     done = sensor.account()
     assert done.returncode == 1, done.stdout
     assert "13 bytes" in done.stdout
+
+
+def test_many_files_are_looked_up_once(tmp_path: Path) -> None:
+    """A year of hourly files: each folder is listed once, not once a file."""
+    account = Account(tmp_path)
+    for number in range(8760):
+        account.files[f"{number}.jsonl"] = File(f"{number}.jsonl")
+        (tmp_path / f"{number}.jsonl.gz").touch()
+    assert account._found(account.files["17.jsonl"]) == [tmp_path / "17.jsonl.gz"]
+    listed = 0
+
+    def counting(self: Path) -> Any:
+        nonlocal listed
+        listed += 1
+        return iter(())
+
+    account._files = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "iterdir", counting)
+        account.bytes_to_read()
+        for file in account.files.values():
+            account._found(file)
+    assert listed == 1
+
+
+def test_two_readers_do_not_take_each_other_for_a_sensor(start: Start, tmp_path: Path) -> None:
+    sensor = start()
+    sensor.send(b"one")
+    sensor.records(1)
+    sensor.kill()
+    with (tmp_path / "ledger.jsonl").open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert "never stopped" in sensor.account().stdout
+        # And a sensor that starts meanwhile is seen once the reader has gone.
+        again = start(patch="import tcppc.capture.ledger as ledger; ledger.FIRST_MARK_SECONDS = 0.1")
+        fcntl.flock(reader, fcntl.LOCK_UN)
+    again.send(b"two")
+    wait_until(lambda: in_use(tmp_path / "ledger.jsonl"), "the lock")
+    assert again.stop() == 0
+
+
+def test_a_ledger_that_an_editor_replaced_is_held_again(start: Start, tmp_path: Path) -> None:
+    sensor = start(patch="import tcppc.capture.ledger as ledger; ledger.FIRST_MARK_SECONDS = 0.1")
+    ledger = tmp_path / "ledger.jsonl"
+    other = tmp_path / "other"
+    other.write_bytes(ledger.read_bytes())
+    other.rename(ledger)
+    assert not in_use(ledger)
+    sensor.send(b"one")
+    wait_until(lambda: in_use(ledger), "the sensor to hold the new file")
+    assert sensor.stop() == 0
+
+
+def test_damage_older_than_since_is_left_out(ended: Sensor, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    old = ledger.read_bytes()
+    ledger.write_bytes(b'{"half a li\n' + old + b"\n")
+    assert ended.account().returncode == 1
+    assert tcppc("account", "--since", "1h", str(tmp_path)).returncode == 0
+
+
+def test_a_name_that_comes_back_after_keep_bytes_removed_it_is_looked_at(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[files]\nfile_bytes = 4096\nkeep_bytes = 9000\n", encoding="ascii")
+    sensor = start("-c", str(path))
+    for _ in range(15):
+        sensor.send(b"x" * 700)
+    wait_until(lambda: not sensor.file.exists(), "the first file to be removed")
+    assert sensor.stop() == 0
+    assert sensor.account().returncode == 0, sensor.account().stdout
+    again = start("-c", str(path))
+    for _ in range(3):
+        again.send(b"x" * 700)
+    assert again.stop() == 0
+    assert again.account().returncode == 0, again.account().stdout
+    kept = again.file.read_bytes()
+    again.file.write_bytes(kept[kept.index(b"\n") + 1 :])
+    assert again.account().returncode == 1
+    again.file.unlink()
+    assert again.account().returncode == 1
+
+
+def test_numbered_files_of_a_name_without_an_ending_are_each_their_own(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[files]\nfile_bytes = 4096\ncompress = "gzip"\n', encoding="ascii")
+    sensor = start("-c", str(path), file="seen")
+    for _ in range(20):
+        sensor.send(b"x" * 700)
+    wait_until(lambda: (tmp_path / "seen.1.gz").exists() and not (tmp_path / "seen.1").exists(), "the second one")
+    assert sensor.stop() == 0
+    done = sensor.account()
+    assert done.returncode == 0, done.stdout

@@ -108,3 +108,16 @@ def test_a_pattern_fits_every_name_it_makes(now: float, pattern: str) -> None:
 @given(st.text(alphabet="%-_0^#aYmd.*[](){}+?\\ x", min_size=1, max_size=15))
 def test_no_pattern_breaks_the_search(pattern: str) -> None:
     keep.pattern_regex(pattern)
+
+
+def test_one_that_was_compressed_before_a_kill_is_not_compressed_twice(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(b"line\n" * 1000)
+    with gzip.open(tmp_path / "data.jsonl.gz", "wb") as file:
+        file.write(b"line\n" * 1000)
+    (tmp_path / "other.jsonl").write_bytes(b"line\n" * 1001)
+    with gzip.open(tmp_path / "other.jsonl.gz", "wb") as file:
+        file.write(b"line\n" * 1000)
+    keeper = keep.Keeper(str(tmp_path / "%s.jsonl"), "gzip", 0, lambda: "", Log(Zone("UTC")))
+    for name in ("data.jsonl", "other.jsonl"):
+        keeper._compress(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl.gz", "other.jsonl.1.gz", "other.jsonl.gz"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -172,3 +173,18 @@ def test_missing_and_damaged_files_are_one_line(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith("tcppc: ")
         assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_long_line_is_shown_to_its_end() -> None:
+    assert "".join(show.text_lines(b"A" * 9000 + b"END")).endswith("AEND")
+
+
+def test_a_terminal_that_lacks_letters_gets_them_escaped(start: Start) -> None:
+    sensor = start()
+    sensor.send("caf\u00e9 \u65e5\u672c\n".encode())
+    sensor.records(1)
+    command = [sys.executable, "-m", "tcppc", "show", str(sensor.file)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "caf\\xe9" in done.stdout

@@ -12,6 +12,7 @@ import queue
 import re
 import shutil
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -133,6 +134,10 @@ class Keeper:
     def _compress(self, path: Path) -> None:
         if not path.exists():
             return
+        packed = Path(f"{path}{ENDINGS[self.compress]}")
+        if packed.exists() and _same(path, packed, self.compress):
+            path.unlink()  # whoever compressed it was ended just before this
+            return
         final = free_name(str(path), ENDINGS[self.compress])
         temporary = final.with_name(f".{final.name}.tmp")
         try:
@@ -181,3 +186,29 @@ def _compressor(kind: str, raw: IO[bytes]) -> Any:
     import zstandard
 
     return zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False)
+
+
+def _same(path: Path, packed: Path, kind: str) -> bool:
+    """Has the compressed file just these bytes?"""
+    try:
+        with path.open("rb") as plain, packed.open("rb") as raw, _decompressor(kind, raw) as source:
+            while True:
+                block = plain.read(COPY_BYTES)
+                other = b""
+                while len(other) < len(block) and (more := source.read(len(block) - len(other))):
+                    other += more
+                if block != other:
+                    return False
+                if not block:
+                    return not source.read(1)
+    except (OSError, EOFError, zlib.error, ValueError):  # damaged, or another kind of file
+        return False
+
+
+def _decompressor(kind: str, raw: IO[bytes]) -> Any:
+    """A context manager with read()."""
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=raw, mode="rb")
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(raw, closefd=False)

@@ -7,7 +7,6 @@ Guarded by a lock: the writer and the keeper both write here. Nothing raises.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -30,6 +29,9 @@ FIRST_MARK_SECONDS = 2.0
 MARK_SECONDS = 600.0
 # Lines that wait for a disk that takes nothing. Over it the oldest go, and are counted as ledger_lines_lost.
 MOST_WAITING = 1000
+# Who reads the ledger holds its lock for an instant.
+LOCK_TRIES = 40
+LOCK_PAUSE_SECONDS = 0.025
 
 Counts = dict[str, Any]
 
@@ -48,7 +50,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._before: Counts = {}
         self._waiting: deque[bytes] = deque()
-        self._held: int | None = None  # keeps a shared lock: who reads the ledger sees that a sensor runs
+        self._held: int | None = None  # keeps a lock: who reads the ledger sees that a sensor runs
+        self._locked = False
         self._marked = time.monotonic()
         self._pause = FIRST_MARK_SECONDS
         self._failing = False
@@ -124,6 +127,10 @@ class Ledger:
         self._hold()
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
+            if self._held is not None and not os.path.sameopenfile(fd, self._held):
+                os.close(self._held)  # an editor has put another file in its place
+                self._held = None
+                self._hold()
             size = end_half_line(fd)
             while self._waiting:
                 size += append(fd, size, self._waiting[0], str(self.path))
@@ -133,18 +140,27 @@ class Ledger:
             os.close(fd)
 
     def _hold(self) -> None:
+        tries = 1
         if self._held is None:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._held = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            with contextlib.suppress(OSError):  # a file system without locks: then a running sensor is not seen
-                fcntl.flock(self._held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._locked, tries = False, LOCK_TRIES
+        while not self._locked and tries:
+            tries -= 1
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._locked = True
+            except BlockingIOError:  # somebody reads it at this moment; the next line tries again
+                time.sleep(LOCK_PAUSE_SECONDS if tries else 0)
+            except OSError:  # a file system without locks: then a running sensor is not seen
+                return
 
 
 def in_use(path: Path) -> bool:
     """Does a sensor that runs hold this ledger? OSError where it cannot be read."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask do not see each other
     except BlockingIOError:
         return True
     finally:

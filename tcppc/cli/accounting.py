@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tcppc import recover, values
+from tcppc import clock, recover, values
 from tcppc.account import Account, Run, read, running
 from tcppc.capture.files import LEDGER, end_half_line
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
@@ -57,12 +57,17 @@ def account(argv: Sequence[str]) -> int:
 def _sums(folder: Path, since: int) -> Account:
     ledger = folder / LEDGER
     sums = Account(folder, since)
+    damaged: list[int] = []
+    young = not since
     try:
         for number, line in read(ledger):
             if line is None:
-                sums.problems.append(f"{ledger}:{number}: is no line of a ledger, passed over: its counts are missing")
+                damaged += [number] if young else []
             else:
+                young = young or clock.parse(line["timestamp"]) >= since
                 sums.add(line)
+        for number in damaged:
+            sums.problems.append(f"{ledger}:{number}: is no line of a ledger, passed over: its counts are missing")
         sums.close()
         progress = Progress(f"reading {folder}", sums.bytes_to_read())
         try:
