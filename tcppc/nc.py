@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import socket
@@ -66,7 +67,7 @@ class Records:
         self._most = limits.session_bytes
         self._books = Books(limits)
         self._intake = Intake(talkative=False)
-        file = DataFile(Naming(path, 0, 0, zone), lambda line: None, lambda closed: None)
+        file = DataFile(Naming(path.replace("%", "%%"), 0, 0, zone), lambda line: None, lambda closed: None)
         self._writer = Writer(self._intake, self._books, Log(zone), Encoder(zone, socket.gethostname()), file)
         self._writer.start()
 
@@ -169,7 +170,12 @@ class Listener:
             view = memoryview(data)
             try:
                 while view:
-                    view = view[os.write(1, view) :]
+                    try:
+                        view = view[os.write(1, view) :]
+                    except BlockingIOError:  # whom we share it with has made it so
+                        room = select.poll()
+                        room.register(1, select.POLLOUT)
+                        room.poll()
             except OSError as problem:
                 if not self._gone:
                     print(f"tcppc: standard output takes nothing more: {problem.strerror}", file=sys.stderr)

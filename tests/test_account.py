@@ -570,9 +570,12 @@ def test_numbered_files_of_a_name_without_an_ending_are_each_their_own(start: St
     path = tmp_path / "c.toml"
     path.write_text('[files]\nfile_bytes = 4096\ncompress = "gzip"\n', encoding="ascii")
     sensor = start("-c", str(path), file="seen")
-    for _ in range(20):
+
+    def goes_on() -> bool:
         sensor.send(b"x" * 700)
-    wait_until(lambda: (tmp_path / "seen.1.gz").exists() and not (tmp_path / "seen.1").exists(), "the second one")
+        return (tmp_path / "seen.1.gz").exists() and not (tmp_path / "seen.1").exists()
+
+    wait_until(goes_on, "the second one")
     assert sensor.stop() == 0
     done = sensor.account()
     assert done.returncode == 0, done.stdout

@@ -306,3 +306,28 @@ def test_a_timeout_that_no_kernel_takes_is_refused() -> None:
     done = tcppc("nc", "-l", "-w", "9999999", "127.0.0.1", "12345")
     assert done.returncode == 2
     assert "expected a duration from 0 to" in done.stderr
+
+
+def test_a_percent_sign_in_o_is_a_percent_sign(run: Run) -> None:
+    shell = run("tcppc nc -l 12345 -o 'n%b.jsonl' > out.bin")
+    shell.send(b"one", "127.0.0.1")
+    assert shell.process.wait(PATIENCE) == 0
+    assert (shell.folder / "n%b.jsonl").exists()
+
+
+def test_standard_output_that_does_not_wait_is_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+    out, into = os.pipe2(os.O_NONBLOCK)
+    command = [sys.executable, "-m", "tcppc", "nc", "-l", "127.0.0.1", str(port)]
+    with subprocess.Popen(command, stdout=into, stdin=subprocess.DEVNULL, cwd=ROOT) as process:
+        os.close(into)
+        wait_until(lambda: listens(port, False), "it to listen")
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+            sock.sendall(b"x" * 300_000)
+        time.sleep(0.5)
+        heard = 0
+        os.set_blocking(out, True)
+        while data := os.read(out, 65536):
+            heard += len(data)
+        assert (heard, process.wait(PATIENCE)) == (300_000, 0)
+    os.close(out)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Start
-from tests.harness import Sensor, payload, tcppc
+from tests.harness import Sensor, payload, tcppc, wait_until
 from tests.test_proxy_header import V4, V6, tlv, v2, with_checksum
 
 ONE = b"PROXY TCP4 203.0.113.9 192.0.2.1 40000 443\r\n"
@@ -192,3 +192,26 @@ def test_two_sources_are_no_gateway(start: Start) -> None:
         sensor.send(b"x", host="::1")
     assert sensor.stop() == 0
     assert "hides who they are of" not in sensor.log
+
+
+def test_a_connection_that_is_refused_is_its_clients_too(trusting: Any) -> None:
+    """Over a bound: what has come is looked at as ever, and the header is no payload."""
+    sensor = trusting(more="[limits]\nsessions = 2\n")
+    open_ones = [sensor.connect() for _ in range(2)]
+    wait_until(lambda: sensor.log.count("Established") == 2, "both to be accepted")
+    for number in range(5):
+        sensor.send(ONE + b"refused %d" % number)
+    records = sensor.records(5)
+    refused = [record for record in records if record["closed"] == "limit"]
+    # What had not come in that moment is not waited for.
+    for record in refused:
+        if "proxy" in record:
+            assert flow(record) == ("tcp", "203.0.113.9", 40000, "192.0.2.1", 443)
+            assert record["proxy"]["transport"] == "tcp4"
+            assert payload(record).startswith(b"refused ")
+        else:
+            assert payload(record) == b""
+    assert any("proxy" in record for record in refused)
+    for sock in open_ones:
+        sock.close()
+    assert sensor.stop() == 0

@@ -9,6 +9,7 @@ from time import time_ns
 from typing import Any
 
 from tcppc.protocols.proxy_header import Header, read
+from tcppc.records import Proxy, Session
 
 READ_BYTES = 2048
 
@@ -30,3 +31,21 @@ def receive(sock: socket.socket | Any, heard: bytearray, until: int) -> Header:
         if time_ns() > until:
             raise BlockingIOError
     return header
+
+
+def behind(data: bytes, session: Session) -> bytes:
+    """What has come of a connection that is refused: the header's addresses are the session's, and what follows it is
+    returned; all of it where it is no whole header."""
+    record = session.proxy = Proxy(session.src, session.sport, session.dst, session.dport)
+    try:
+        header = read(data)
+    except ValueError as problem:
+        record.error = str(problem)
+        return data
+    if header is None:
+        record.error = "the connection was refused within the header"
+        return data
+    record.header = header
+    if header.src:
+        session.src, session.sport, session.dst, session.dport = header.src, header.sport, header.dst, header.dport
+    return data[header.size :]

@@ -11,7 +11,7 @@ import threading
 from time import monotonic, time_ns
 from typing import Any
 
-from tcppc.capture import sockets
+from tcppc.capture import proxy, sockets
 from tcppc.capture.books import SESSION_CHARGE, Books, source_key
 from tcppc.capture.conversation import FIRST_READ, Conversation, Server, Terms
 from tcppc.capture.intake import ESTABLISHED, Intake
@@ -240,7 +240,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         finally:
             self._sessions.pop(session, None)
             session.end = time_ns()
-            self.books.leave(source_key(session.src) if session.proxy else key)
+            self.books.leave(source_key(session.src) if session.proxy and not bound else key)
             if session.charge:
                 self.intake.put(session)
             else:
@@ -255,8 +255,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             return
         if data and session.charge and self.books.take(len(data)):
             session.charge += len(data)
-            session.payloads.append((time_ns(), data))
-            session.bytes = len(data)
+            if self.terms.proxies and proxy.trusted(session.src, self.terms.proxies):
+                data = proxy.behind(data, session)
+            if data:
+                session.payloads.append((time_ns(), data))
+                session.bytes = len(data)
 
     def _refuse_for_threads(self, request: Request) -> None:
         """No thread could be started: this one records the connection as refused and goes back to accept."""
