@@ -124,12 +124,12 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     """SIGHUP: files anew, configuration anew; a wrong one changes nothing."""
     log = sensor.log
     log.reopen()
-    sensor.writer.change(sensor.writer.reopen)
     try:
         new = read()
         check(new)
         context = tls_context(new, log)
     except ConfigError as problem:
+        sensor.writer.change(sensor.writer.reopen)
         log(f"Reload refused, the configuration stays as it was: {problem}")
         return
     old, sensor.config = sensor.config, new
@@ -147,6 +147,8 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))
     sensor.writer.captures = captures_of(new, sensor.books, log)
     _reload_file(sensor, new)
+    # After the new name is set: the file that is opened next must not be the old one again.
+    sensor.writer.change(sensor.writer.reopen)
     log("Reloaded.")
 
 

@@ -94,10 +94,12 @@ def damage() -> tuple[type[Exception], ...]:
 
 
 def read_files(
-    paths: list[Path], progress: Callable[[int], None] = lambda size: None
+    paths: list[Path],
+    progress: Callable[[int], None] = lambda size: None,
+    trouble: Callable[[str], None] = lambda line: None,
 ) -> Iterator[dict[str, Any] | None]:
-    """All records; None for each line that is none. DataError where a file is damaged or cannot be read. `progress`
-    is told of each line's bytes."""
+    """All records; None for each line that is none. `trouble` is told, in one line, where a file is damaged or cannot
+    be read; the next one goes on. `progress` is told of each line's bytes."""
 
     def counted(file: IO[bytes]) -> Iterator[bytes]:
         while line := file.readline(MOST_LINE):
@@ -110,9 +112,11 @@ def read_files(
                 for _, record in records.read_lines(counted(file)):
                     yield record
         except damage() as problem:
-            raise DataError(f"{path}: is damaged from here on: {problem}") from None
+            trouble(f"{path}: is damaged from here on: {problem}")
+        except DataError as problem:
+            trouble(str(problem))
         except OSError as problem:
-            raise DataError(f"{path}: cannot be read: {problem.strerror}") from None
+            trouble(f"{path}: cannot be read: {problem.strerror}")
 
 
 class Tail:

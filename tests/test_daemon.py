@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, wait_until
+from tests.harness import PATIENCE, Sensor, payload, tcppc, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -308,6 +308,26 @@ def test_a_reload_keeps_open_sessions(start: Start) -> None:
         sensor.said("Reloaded.")
         sock.sendall(b"after")
     assert payload(sensor.records(1)[0]) == b"before after"
+
+
+def test_a_new_file_name_counts_from_the_reload_on(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+
+    def name(number: int) -> Path:
+        file = tmp_path / f"named-{number}.jsonl"
+        path.write_text(f'[tcppc]\ntcpFileFmt = "{file}"\n', encoding="ascii")
+        return file
+
+    name(0)
+    sensor = start("-c", str(path), file="")
+    for number in range(1, 8):
+        file = name(number)
+        sensor.signal(signal.SIGHUP)
+        wait_until(lambda number=number: sensor.log.count("Reloaded.") == number, "the reload")  # type: ignore[misc]
+        sensor.send(b"%d" % number)
+        wait_until(lambda file=file: file.exists() and file.stat().st_size, "the session")  # type: ignore[misc]
+    assert sensor.stop() == 0
+    assert tcppc("account", str(tmp_path)).returncode == 0
 
 
 def test_what_needs_a_restart_is_said(start: Start, tmp_path: Path) -> None:

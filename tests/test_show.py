@@ -170,7 +170,7 @@ def test_missing_and_damaged_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl.zst").write_bytes(b"not zstd at all")
     for path in (tmp_path / "none.jsonl", tmp_path / "d.jsonl.gz", tmp_path / "e.jsonl.zst"):
         done = tcppc("show", str(path))
-        assert done.returncode == 2
+        assert done.returncode == 1
         assert done.stderr.startswith("tcppc: ")
         assert done.stderr.count("\n") == 1, done.stderr
 
@@ -188,3 +188,39 @@ def test_a_terminal_that_lacks_letters_gets_them_escaped(start: Start) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert "caf\\xe9" in done.stdout
+
+
+def test_a_damaged_file_does_not_hide_the_next_one_nor_does_a_ledger_trouble(tmp_path: Path, start: Start) -> None:
+    sensor = start()
+    sensor.send(b"whole")
+    sensor.records(1)
+    assert sensor.stop() == 0
+    damaged = tmp_path / "a.jsonl.gz"
+    damaged.write_bytes(gzip.compress(os.urandom(5000))[:2500])
+    files = [str(path) for path in sorted(tmp_path.glob("*.jsonl*"))]
+    assert any(path.endswith("ledger.jsonl") for path in files)
+    for command in ("show", "recover"):
+        done = tcppc(command, *files)
+        assert done.returncode == 1
+        assert f"{damaged}: is damaged from here on" in done.stderr
+        assert ("whole" if command == "show" else "d2hvbGU=") in done.stdout
+    damaged.unlink()
+    checked = tcppc("check", "--records", *files[1:])
+    assert checked.returncode == 0, checked.stderr
+    assert "ledger.jsonl: the ledger, not looked at here" in checked.stdout
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path, start: Start) -> None:
+    sensor = start()
+    sensor.send(b"x")
+    sensor.records(1)
+    assert sensor.stop() == 0
+    for command in ("show", "recover", "account"):
+        path = str(tmp_path if command == "account" else sensor.file)
+        with open("/dev/full", "wb") as full:
+            words = [sys.executable, "-m", "tcppc", command, path]
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+        assert done.returncode in (1, 2)
+        assert "No space left on device" in done.stderr
+        assert len(done.stderr.splitlines()) <= 2, done.stderr
+        assert "Traceback" not in done.stderr

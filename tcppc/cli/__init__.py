@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}, or flags alone")
-        return COMMANDS[name](arguments)
+        code = COMMANDS[name](arguments)
+        sys.stdout.flush()
+        return code
     except (UsageError, config.ConfigError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.USAGE
@@ -45,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except OSError as problem:
+        print(f"{PROGRAM}: {problem.filename or 'standard output'}: {problem.strerror}", file=sys.stderr)
+        if problem.filename is None:  # what it still holds has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return Exit.FAILED
     except KeyboardInterrupt:
         return Exit.FAILED

@@ -15,7 +15,7 @@ from tcppc.account import Account, Run, read, running
 from tcppc.capture.files import LEDGER, end_half_line
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
-from tcppc.cli.reading import all_files
+from tcppc.cli.reading import all_files, tell
 from tcppc.records import read_lines, run_of
 from tcppc.show import DataError, read_files, safe
 
@@ -150,7 +150,8 @@ def recover_command(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as problem:
-        raise UsageError(f"{problem.filename}: cannot be used: {problem.strerror}") from None
+        where = problem.filename or given.output or "standard output"
+        raise UsageError(f"{where}: cannot be used: {problem.strerror}") from None
     except DataError as problem:
         raise UsageError(str(problem)) from None
 
@@ -159,9 +160,10 @@ def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[byt
     """Write what becomes whole as it does, then what never did; say in one line what came of it."""
     alive = {run_of(run) for folder in {path.parent for path in files} if (run := running(folder))}
     whole = lost = passed_over = 0
+    damaged: list[str] = []
     progress = Progress("reading", sum(path.stat().st_size for path in files))
     try:
-        for line in read_files(list(files), progress):
+        for line in read_files(list(files), progress, damaged.append):
             try:
                 record = assembler.add(line) if line is not None else None
             except ValueError:
@@ -182,7 +184,7 @@ def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[byt
     words += [f"{passed_over} lines passed over, that are cut off or no records"] if passed_over else []
     words += [f"{strays} sessions left out: they begin in a file that was not given"] if strays else []
     print(f"{PROGRAM}: {', '.join(words)}", file=sys.stderr)
-    return Exit.FAILED if strays else Exit.DONE
+    return tell(damaged) or (Exit.FAILED if strays else Exit.DONE)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tcppc import records, recover, show, values
+from tcppc.capture.files import LEDGER
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 
 _SHOW_EXAMPLES = """\
@@ -43,11 +44,12 @@ def show_command(argv: Sequence[str]) -> int:
             until=values.moment(given.until, time.time_ns()) if given.until else 0,
         )
         most = values.size(1)(given.max)
-        found = show.follow(given.paths) if given.follow else show.read_files(all_files(given.paths))
+        damaged: list[str] = []
+        files = [] if given.follow else all_files(given.paths)
+        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=damaged.append)
         found = recover.assembled(found)
-        if given.raw:
-            return _show_raw(found, given.raw)
-        return _show_sessions(found, wanted, most)
+        done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
+        return tell(damaged) or done
     except BrokenPipeError:
         raise
     except OSError as problem:
@@ -59,7 +61,16 @@ def show_command(argv: Sequence[str]) -> int:
 
 
 def all_files(paths: Sequence[Path]) -> list[Path]:
-    return [file for path in paths for file in show.data_files(path)]
+    """The files; of several, a ledger among them is none of them: a shell's * takes it along."""
+    found = [file for path in paths for file in show.data_files(path)]
+    return [path for path in found if path.name != LEDGER] if len(found) > 1 else found
+
+
+def tell(troubles: Sequence[str]) -> int:
+    """Say what could not be read; the exit code that this means."""
+    for line in troubles:
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return Exit.FAILED if troubles else Exit.DONE
 
 
 def _show_sessions(found: Iterable[dict[str, Any] | None], wanted: show.Filter, most: int) -> int:
