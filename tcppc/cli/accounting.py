@@ -77,6 +77,8 @@ def _sums(folder: Path, since: int) -> Account:
     except FileNotFoundError:
         raise UsageError(f"there is no {ledger}; expected the folder of a sensor's data files") from None
     except OSError as problem:
+        if problem.filename is None:
+            raise
         raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
     if not sums.runs:
         since_then = " since then" if since else ""
@@ -150,7 +152,9 @@ def recover_command(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as problem:
-        where = problem.filename or given.output or "standard output"
+        where = problem.filename or given.output
+        if where is None:
+            raise
         raise UsageError(f"{where}: cannot be used: {problem.strerror}") from None
     except DataError as problem:
         raise UsageError(str(problem)) from None

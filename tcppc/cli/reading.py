@@ -53,6 +53,8 @@ def show_command(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as problem:
+        if problem.filename is None:  # it is the output that failed
+            raise
         raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
     except show.DataError as problem:
         raise UsageError(str(problem)) from None
