@@ -19,7 +19,7 @@ DOC := $(PREFIX)/share/doc/tcppc
 MAN := $(PREFIX)/share/man/man1
 # Real clients and tools that the tests use.
 DEBIAN := bind9-dnsutils curl default-mysql-client dropbear-bin freetds-bin gcc groff-base iproute2 iptables libc6-dev \
-  libssl-dev lftp logrotate ncat netcat-openbsd netcat-traditional nftables nmap ntpdate openssh-client openssl procps \
+  hping3 libssl-dev lftp logrotate masscan ncat netcat-openbsd netcat-traditional nftables nmap ntpdate openssh-client openssl procps \
   redis-tools rpcbind snmp socat systemd telnet tftp-hpa util-linux
 
 .PHONY: run test lint bench install uninstall clean debian

@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from tcppc import watching
 from tcppc.capture import capabilities
 from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, changed
+from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.records import Encoder
-from tcppc.sensor import Sensor, StartError, build, captures_of, check, naming, needed, terms, tls_context, use_personas
+from tcppc.sensor import Sensor, build, captures_of, check, naming, needed, terms, tls_context, use_personas
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
@@ -40,6 +42,7 @@ GATEWAY_SESSIONS = 10
 _FIXED = {
     "tcppc": ("host", "port", "logFile", "maxFdNum"),
     "capture": ("tcp", "udp", "udp_buffer", "rules"),
+    "watch": ("interface",),
     "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over"),
 }
 
@@ -73,6 +76,9 @@ def _start(sensor: Sensor) -> None:
             log(f"Start {kind} server.")
     if sensor.prober:
         sensor.prober.start()
+    for watch in sensor.watches:
+        watch.start()
+        log(f"Watch: {watch.interface}")
     # Nothing of start-up is garbage: the collector need not walk it again.
     gc.collect()
     gc.freeze()
@@ -109,6 +115,8 @@ def _stop(sensor: Sensor) -> int:
         sensor.prober.stop()
     for server in sensor.servers:
         server.stop()
+    for watch in sensor.watches:
+        watch.stop(1.0)
     left = sum(server.join(SESSIONS_SECONDS) for server in sensor.servers)
     if left:
         sensor.log(f"{left} sessions did not end in time.")
@@ -142,6 +150,8 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     for server in sensor.tcp:
         server.set_terms(conditions)
     use_personas(sensor, conditions.personas)
+    for watch in sensor.watches:
+        watch.set_terms(watching.terms(new))
     zone = log.zone = Zone(new.tcppc.timezone)
     encoder = Encoder(zone, new.sensor, new.files.format)
     sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))

@@ -27,9 +27,9 @@ from tcppc.capture.files import DataFile, Naming
 from tcppc.capture.intake import Intake
 from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
-from tcppc.config import Limits
 from tcppc.log import Log
 from tcppc.records import Encoder, Session
+from tcppc.sections import Limits
 
 READ_BYTES = 65536
 # Out of descriptors or threads: those who wait stay in the back-log, and asking again at once would spin.

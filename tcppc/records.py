@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from tcppc import clock
 from tcppc.protocols import app, client_hello, proxy_header
+from tcppc.sightings import Lines
 from tcppc.spoken import Spoken, found, said
 
 FORMATS = ("full", "classic")
@@ -134,6 +135,7 @@ class Encoder:
         self._stamp = zone.stamp
         self._sensor = f',"sensor":{json.dumps(sensor)}' if sensor else ""
         self._classic = form == "classic"
+        self.sighting = Lines(zone.stamp, self._sensor, new_id, community_id).line
 
     def line(self, session: Session) -> str:
         """One line of JSON without its line feed; ASCII only. Of a session that has event lines: its end."""

@@ -9,6 +9,7 @@ id, about 100 in a set, for each that was given.
 
 from __future__ import annotations
 
+import bisect
 from base64 import b64decode
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 from tcppc import clock
 from tcppc.protocols import app
 from tcppc.records import run_of
+from tcppc.sightings import EVENTS
 
 Record = dict[str, Any]
 
@@ -51,10 +53,6 @@ class _Parts:
         """Numbers of the lines that are the session's payloads."""
         return sorted(number for number in self.payloads if number not in self.handshake)
 
-    def after(self, number: int) -> int:
-        """The index of the payload whose line has that number, or of the last one before it."""
-        return sum(known <= number for known in self.kept()) - 1
-
 
 class Assembler:
     """`add` each line's object; it gives the records that become whole by it. With `once` a line that is a record
@@ -68,6 +66,9 @@ class Assembler:
     def add(self, line: Record) -> Record | None:
         """The record that is whole with this line, if one is: also a line that is a record already, the first time.
         ValueError for an event line that is not as it should be."""
+        if line.get("event") in EVENTS:
+            clock.parse(str(line.get("timestamp")))
+            return None
         if "event" not in line:
             if "flow" not in line or "payloads" not in line:
                 raise ValueError("neither a record nor an event line")
@@ -115,12 +116,13 @@ class Assembler:
 
 
 def assembled(lines: Iterable[Record | None]) -> Iterator[Record | None]:
-    """Data lines with event lines made into records, for who reads; None for what is neither. A session without an
-    end may be lost or still open: its `closed` says so."""
+    """Data lines with event lines made into records, for who reads, what the SYN watch saw among them; None for what
+    is neither. A session without an end may be lost or still open: its `closed` says so."""
     assembler = Assembler(once=False)
     for line in lines:
         try:
             record = assembler.add(line) if line is not None else None
+            record = line if line and line.get("event") in EVENTS else record
         except ValueError:
             line = record = None
         if line is None or record is not None:
@@ -220,7 +222,8 @@ def _record(parts: _Parts) -> Record:
     made |= {key: end[key] for key in _KEYS_OF_PERSONAS if key in end} if end else {}
     if parts.replies:
         made["replies"] = [
-            {"index": index, "timestamp": stamp, "data": data, "after": parts.after(after)}
+            # The index of the payload whose line has that number, or of the last one before it.
+            {"index": index, "timestamp": stamp, "data": data, "after": bisect.bisect_right(numbers, after) - 1}
             for index, (stamp, data, after) in sorted(parts.replies.items())
         ]
     return made

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from tcppc import records
+from tcppc.show import damage, open_data
 
 # More are counted, not shown.
 MOST_PROBLEMS = 20
@@ -40,19 +42,27 @@ def validators() -> tuple[Any, Any]:
 
 def check_file(path: str) -> tuple[int, list[str]]:
     """(lines, one text `NUMBER: what is wrong` for each line that is not as it should be). OSError where the file
-    cannot be read, SchemaError where the package jsonschema is missing."""
+    cannot be read, DataError where it cannot be decompressed, SchemaError where the package jsonschema is missing."""
     of_records, of_events = validators()
     lines = 0
     problems = []
-    with open(path, "rb") as file:
-        for number, record in records.read_lines(iter(file)):
-            lines += 1
-            if record is None:
-                problems.append(f"{number}: is no JSON object, as a crash leaves a half line")
-                continue
-            validator = of_events if "event" in record else of_records
-            error = next(iter(validator.iter_errors(record)), None)
-            if error is not None:
-                place = "/".join(map(str, error.absolute_path)) or "the record"
-                problems.append(f"{number}: {place}: {ascii(error.message)[1:-1][:200]}")
+    with open_data(Path(path)) as file:
+        try:
+            for number, record in records.read_lines(iter(file)):
+                lines += 1
+                if (problem := _problem(record, of_records, of_events)) is not None:
+                    problems.append(f"{number}: {problem}")
+        except damage() as problem:
+            problems.append(f"{lines + 1}: is damaged from here on: {problem}")
     return lines, problems
+
+
+def _problem(record: dict[str, Any] | None, of_records: Any, of_events: Any) -> str | None:
+    if record is None:
+        return "is no JSON object, as a crash leaves a half line"
+    validator = of_events if "event" in record else of_records
+    error = next(iter(validator.iter_errors(record)), None)
+    if error is None:
+        return None
+    place = "/".join(map(str, error.absolute_path)) or "the record"
+    return f"{place}: {ascii(error.message)[1:-1][:200]}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tcppc.capture import capabilities, certificate, limits, passed, sockets, tls
+from tcppc.capture import capabilities, certificate, limits, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
 from tcppc.capture.conversation import Terms
@@ -25,18 +24,17 @@ from tcppc.capture.udp import UDPServer
 from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, persona_table
+from tcppc.listeners import StartError, open_sockets
 from tcppc.log import Log
 from tcppc.personas.registry import Personas
 from tcppc.records import Encoder
 from tcppc.rules import SensorRules
 from tcppc.values import network
+from tcppc.watch.watcher import Watch
+from tcppc.watching import open_watches
 
 # A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
 WRITER_STUCK_SECONDS = 30.0
-
-
-class StartError(Exception):
-    """Why the sensor cannot start, in one line: exit code 1."""
 
 
 @dataclass
@@ -56,6 +54,7 @@ class Sensor:
     rules: SensorRules
     prober: Prober | None = None
     origin: Origin | None = None
+    watches: list[Watch] = field(default_factory=list)
 
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
@@ -67,6 +66,7 @@ class Sensor:
             time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
             and all(server.answers() for server in self.servers)
             and (self.prober is None or self.prober.well())
+            and all(watch.well() for watch in self.watches)
         )
 
     def listener_changed(self, kind: str, name: str, alive: bool) -> None:
@@ -210,8 +210,9 @@ def build(config: Config) -> Sensor:
     if config.rules.mode == "redirect":
         made.origin = Origin(log)
     conditions = terms(config, context)
-    _open_sockets(made, conditions)
+    open_sockets(made, conditions)
     use_personas(made, conditions.personas)
+    open_watches(made)
     made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
     _say_missing(made)
     return made
@@ -234,26 +235,6 @@ def _say_settings(config: Config, log: Log, descriptors: int, sessions: int) -> 
         log("!!!CAUTION!!! Session data will not be written to files.")
     if given.x509Cert:
         log(f"Certificate: {given.x509Cert}, Key: {given.x509Key}")
-
-
-def _open_sockets(made: Sensor, terms_now: Terms) -> None:
-    """The sockets that a service manager passed; where it passed none, those of the configuration."""
-    config, log = made.config, made.log
-    given = passed.take(os.environ)
-    if given:
-        _open_passed(made, given, terms_now)
-    else:
-        if given is not None:
-            log("LISTEN_FDS=0: no socket was passed; listening as the configuration says.")
-        addresses = sockets.resolve(config.tcppc.host)
-        alone = all(family != socket.AF_INET for family, _ in addresses)
-        port = config.tcppc.port
-        for address in addresses if config.capture.tcp else ():
-            opened = _open(made, "TCP", address, port, terms_now, alone)
-            port = port or opened.port  # a free one was taken: the same one for all
-        for address in addresses if config.capture.udp else ():
-            opened = _open(made, "UDP", address, port, terms_now, alone)
-            port = port or opened.port
 
 
 def _say_missing(made: Sensor) -> None:
@@ -280,70 +261,3 @@ def needed(config: Config) -> tuple[str, ...]:
     if config.capture.rules or config.rules.mode == "redirect" or answers:
         wanted = (*wanted, "CAP_NET_ADMIN")
     return (*wanted, "CAP_NET_BIND_SERVICE") if answers else wanted
-
-
-def _open_passed(made: Sensor, given: list[socket.socket], terms_now: Terms) -> None:
-    wanted = {"TCP": made.config.capture.tcp, "UDP": made.config.capture.udp}
-    for sock in given:
-        kind = "TCP" if sock.type == socket.SOCK_STREAM else "UDP"
-        host, port = sock.getsockname()[:2]
-        where = sockets.shown(host, port)
-        if wanted[kind]:
-            made.log(f"Passed by the service manager: {kind} {where}")
-            _open(made, kind, (sock.family, host), port, terms_now, False, sock)
-        else:
-            made.log(f"Passed by the service manager, and not served, since {kind} is disabled: {where}")
-            sock.close()
-    if not made.servers:
-        raise StartError("LISTEN_FDS: all sockets that were passed are of a disabled kind; expected one to serve")
-
-
-def _open(
-    made: Sensor,
-    kind: str,
-    address: sockets.Address,
-    port: int,
-    terms_now: Terms,
-    alone: bool,
-    given: socket.socket | None = None,
-) -> TCPServer | UDPServer:
-    """One server more; StartError where its socket cannot be had, with all others closed."""
-    books, intake, log = made.books, made.intake, made.log
-    try:
-        if kind == "TCP":
-            made.tcp.append(
-                TCPServer(
-                    address,
-                    port,
-                    alone=alone,
-                    terms=terms_now,
-                    books=books,
-                    intake=intake,
-                    log=log,
-                    given=given,
-                    origin=made.origin,
-                )
-            )
-            return made.tcp[-1]
-        buffer = made.config.capture.udp_buffer
-        made.udp.append(
-            UDPServer(
-                address,
-                port,
-                alone=alone,
-                buffer=buffer,
-                books=books,
-                intake=intake,
-                log=log,
-                given=given,
-                origin=made.origin,
-            )
-        )
-        return made.udp[-1]
-    except (OSError, OverflowError) as problem:
-        for opened in made.servers:
-            opened.server_close()
-        where = sockets.shown(address[1], port)
-        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        hint = "; ports below 1024 need CAP_NET_BIND_SERVICE" if isinstance(problem, PermissionError) else ""
-        raise StartError(f"Failed to listen {kind} socket: {where}: {reason}{hint}") from None

@@ -45,7 +45,7 @@ class Filter:
 
     def fits(self, record: dict[str, Any]) -> bool:
         """ValueError, KeyError or TypeError for a record that is not as the contract says."""
-        flow = record["flow"]
+        flow = _flow_of_scan(record["scan"]) if record.get("event") == "scan" else record["flow"]
         if self.protos and flow["proto"] not in self.protos:
             return False
         if self.ports and not any(low <= flow["dport"] <= high for low, high in self.ports):
@@ -56,6 +56,11 @@ class Filter:
             began = clock.parse(record["timestamp"])
             return began >= self.since and (not self.until or began < self.until)
         return True
+
+
+def _flow_of_scan(scan: dict[str, Any]) -> dict[str, Any]:
+    """What a scan is looked for by: its first port is as good as any."""
+    return {"proto": scan["proto"], "src": scan["src"], "dport": int(scan["ports"].partition(",")[0].partition("-")[0])}
 
 
 def data_files(path: Path) -> list[Path]:
@@ -211,9 +216,32 @@ def heading(record: dict[str, Any]) -> str:
     return safe(", ".join(parts))
 
 
+def _sighting(record: dict[str, Any]) -> str:
+    """One line of what the SYN watch saw."""
+    if record["event"] == "scan":
+        scan = record["scan"]
+        hosts = ", ".join(map(str, scan["hosts"]))
+        over = f", over at {scan['ended']}" if "ended" in scan else ""
+        slow = "slow " if scan.get("slow") else ""
+        return safe(
+            f"{record['timestamp']} {slow}scan of {scan['kind']} {scan['proto']} {scan['src']} -> {hosts} "
+            f"ports {scan['ports']}, {scan['number']} {scan['kind']}, {scan['probes']} probes{over}"
+        )
+    syn = record["syn"]
+    parts = [f"ttl {syn['ttl']}", f"window {syn['window']}", *map(str, syn["options"])]
+    parts += [str(syn["tool"])] if "tool" in syn else []
+    flow = record["flow"]
+    src, dst = (f"[{flow[side]}]" if ":" in str(flow[side]) else str(flow[side]) for side in ("src", "dst"))
+    head = f"{record['timestamp']} {record['event']} {src}:{flow['sport']} -> {dst}:{flow['dport']} {syn['flags']}"
+    return safe(f"{head}, {', '.join(parts)}")
+
+
 def show(record: dict[str, Any], most: int = 4096) -> Iterator[str]:
     """A session's lines, what was said back behind a `<`; of each piece at most `most` bytes. ValueError, KeyError or
     TypeError for a record that is not as the contract says."""
+    if "event" in record:
+        yield _sighting(record)
+        return
     yield heading(record)
     replies = sorted(record.get("replies") or [], key=lambda reply: reply["after"])
     heard = [(piece["index"], 0, piece) for piece in record["payloads"] or []]

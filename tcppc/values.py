@@ -127,6 +127,12 @@ def interfaces(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
+def watched(value: Any) -> tuple[str, ...]:
+    """As `interfaces`; lo too, and any."""
+    items = value if isinstance(value, (list, tuple)) else [value] if value else []
+    return tuple(name for item in items for name in (("lo",) if item == "lo" else interfaces([item])))
+
+
 def port_list(value: Any) -> str:
     """Ports and ranges that do not overlap, as text; empty for none."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcppc.capture.books import SESSION_CHARGE, Books, source_key
-from tcppc.config import Limits
+from tcppc.sections import Limits
 
 
 def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:

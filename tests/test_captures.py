@@ -11,8 +11,8 @@ import pytest
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
 from tcppc.clock import Zone
-from tcppc.config import Limits
 from tcppc.records import Session
+from tcppc.sections import Limits
 from tests.conftest import Start
 from tests.harness import wait_until
 

@@ -9,7 +9,7 @@ import toml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcppc import config
+from tcppc import config, sections
 from tests.harness import tcppc
 
 TEMPLATE = Path(__file__).parent.parent / "conf" / "tcppc.toml"
@@ -54,7 +54,7 @@ def test_the_template_says_something_about_every_setting() -> None:
 
 def test_a_file_of_tcppc_go_works_unchanged(tmp_path: Path) -> None:
     read = config.load(written(tmp_path, TCPPC_GO))
-    assert read.tcppc == config.Tcppc(tcpFileFmt="data/tcppc-%Y%m%d.jsonl", rotInt=60, maxFdNum=8192)
+    assert read.tcppc == sections.Tcppc(tcpFileFmt="data/tcppc-%Y%m%d.jsonl", rotInt=60, maxFdNum=8192)
     assert read.tls_mode == "auto"
 
 

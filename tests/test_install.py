@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -18,15 +19,17 @@ ROOT = Path(__file__).parent.parent
 
 
 def make(target: str, *variables: str) -> None:
-    # The tests' own Python in the place of the one that make would set up.
-    done = subprocess.run(
-        ["make", "-s", target, f"VENV={sys.prefix}", "EXTRAS=", *variables],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    # The tests' own Python in the place of the one that make would set up. Pip builds in the tree: one at a time.
+    with open(ROOT / "setup.cfg", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "-s", target, f"VENV={sys.prefix}", "EXTRAS=", *variables],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

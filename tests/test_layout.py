@@ -23,7 +23,6 @@ NO_FILE_OF_ITS_OWN = {
     "ruling": "test_rules",
     "kernel": "test_rules",
     "found": "test_rules",
-    "tools": "test_rules",
     "plan": "test_rules",
     "examining": "test_doctor",
     "knocking": "test_doctor",
@@ -34,6 +33,13 @@ NO_FILE_OF_ITS_OWN = {
     "rpc": "test_personas",
     "ber": "test_personas",
     "ssh": "test_personas",
+    "watching": "test_watch",
+    "watcher": "test_watch",
+    "ring": "test_watch",
+    "filter": "test_watch",
+    "tools": "test_sightings",
+    "listeners": "test_daemon",
+    "sections": "test_config",
 }
 
 # A module imports from its own floor and those below. Within floor 3, capture's own files know each other.
@@ -47,9 +53,12 @@ FLOORS = {
     "tcppc.log": 1,
     "tcppc.notify": 1,
     "tcppc.spoken": 1,
+    "tcppc.sightings": 1,
+    "tcppc.sections": 1,
     "tcppc.personas": 2,
     "tcppc.capture": 3,
     "tcppc.netfilter": 3,
+    "tcppc.watch": 3,
     "tcppc.account": 4,
     "tcppc.rules": 4,
     "tcppc.outside": 4,
@@ -61,6 +70,8 @@ FLOORS = {
     "tcppc.show": 4,
     "tcppc.sensor": 4,
     "tcppc.daemon": 4,
+    "tcppc.listeners": 4,
+    "tcppc.watching": 4,
     "tcppc.cli": 5,
     "tcppc.__main__": 6,
 }

@@ -15,7 +15,7 @@ from tcppc.capture import ledger as ledger_module
 from tcppc.capture.books import Books
 from tcppc.capture.ledger import Ledger, in_use
 from tcppc.clock import Zone
-from tcppc.config import Limits
+from tcppc.sections import Limits
 from tests.conftest import Start
 
 

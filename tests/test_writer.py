@@ -8,9 +8,9 @@ from tcppc.capture.files import DataFile, Naming
 from tcppc.capture.intake import Intake
 from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
-from tcppc.config import Limits
 from tcppc.log import Log
 from tcppc.records import Encoder, Session
+from tcppc.sections import Limits
 from tests.harness import wait_until
 
 

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from tcppc.config import Limits
+from tcppc.sections import Limits
 
 # What a session costs beside its payload bytes, and a payload beside its own. tracemalloc on CPython 3.11 says 522
 # bytes (the Session, its addresses, numbers and place in the queue) and 136 (tuple, integer, bytes header); rounded up.
@@ -47,6 +47,8 @@ class Books:
             Counter()
         )  # sessions that a bound cut: session_bytes, session_payloads, memory, disk
         self.lone: str | bytes | None = None  # the only source since `turn_sources`; "" where there were several
+        self.seen: Counter[str] = Counter()  # by the watch: syn, probe, datagram
+        self.scans: Counter[tuple[str, str, bool]] = Counter()  # by kind, proto, slow
         self._counted = 0
         self._sources: dict[str | bytes, int] = {}
         self.set_limits(limits, threads)
@@ -167,6 +169,18 @@ class Books:
         with self._lock:
             self.errors[name] += count
             return self.errors[name]
+
+    def saw(self, syn: int, probe: int, datagram: int) -> None:
+        """The watch saw so many of them more."""
+        with self._lock:
+            self.seen["syn"] += syn
+            self.seen["probe"] += probe
+            self.seen["datagram"] += datagram
+
+    def scan(self, kind: str, proto: str, slow: bool) -> None:
+        """The watch found a scan."""
+        with self._lock:
+            self.scans[kind, proto, slow] += 1
 
     def counts(self) -> dict[str, Any]:
         """Everything counted so far, as the ledger names it: numbers, and numbers by cause."""

@@ -12,6 +12,7 @@ from collections import deque
 from typing import NamedTuple
 
 from tcppc.records import Session, Step
+from tcppc.sightings import Sighting
 
 # Log lines that may wait; a writer that is this far behind has better things to do than to talk.
 MOST_EVENTS = 100_000
@@ -33,7 +34,8 @@ class Event(NamedTuple):
 ESTABLISHED = -1
 SECURED = -2
 
-Item = Session | Step | Event
+Line = Session | Step | Sighting  # what becomes a line in the data file
+Item = Line | Event
 
 
 class Intake:
@@ -51,7 +53,7 @@ class Intake:
         return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Hand over a session that has ended, a datagram, or a step of a session."""
+        """Hand over a session that has ended, a datagram, a step of a session, or what the watch saw."""
         self._items.append(item)
         if self._asleep:
             self._wake.set()

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
 from tcppc.capture.files import DataFile
-from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake, Item
+from tcppc.capture.intake import ESTABLISHED, SECURED, Event, Intake, Item, Line
 from tcppc.capture.ledger import Ledger
 from tcppc.capture.limits import raise_nofile
 from tcppc.log import Log, quote
 from tcppc.records import Encoder, Session, Step
+from tcppc.sightings import Sighting
 
 # A batch is at most this many sessions or bytes of payload, so that memory for its text stays small.
 BATCH_SESSIONS = 2000
@@ -39,7 +40,7 @@ class _Batch:
     """Lines that are ready, and what they are of: one line each, in the same order."""
 
     lines: bytes
-    items: list[Session | Step]
+    items: list[Line]
 
 
 class Writer:
@@ -65,7 +66,7 @@ class Writer:
         self._file = file
         self._ledger = ledger
         self.captures: Captures | None = None
-        self._waiting: list[Session | Step] = []
+        self._waiting: list[Line] = []
         self._batch: _Batch | None = None
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
         self._retry = 0.0
@@ -163,7 +164,7 @@ class Writer:
                     data = item.payloads[0][1]
                     say(f"{prefix}UDP: Received: {self._name(item)}: {quote(data)} ({len(data)} bytes)\n")
                 self._waiting.append(item)
-            elif isinstance(item, Step):
+            elif not isinstance(item, Event):
                 self._waiting.append(item)
             elif say:
                 say(f"{prefix}{self._event_line(item)}\n")
@@ -217,19 +218,22 @@ class Writer:
 
     def _encode(self) -> _Batch:
         """As much of what waits as makes a batch; what cannot be encoded is counted and told, not kept."""
-        items: list[Session | Step] = []
+        items: list[Line] = []
         lines: list[str] = []
         charge = taken = 0
-        line, step = self._encoder.line, self._encoder.step
+        line, step, sighting = self._encoder.line, self._encoder.step, self._encoder.sighting
         for item in self._waiting:
             taken += 1
             try:
                 if isinstance(item, Session):
                     lines.append(line(item))
                     charge += item.charge
-                else:
+                elif isinstance(item, Step):
                     lines.append(step(item))
                     charge += len(item.data)
+                else:
+                    lines.append(sighting(item))
+                    charge += item.charge
             except Exception as problem:  # a bug of ours; every other session goes on
                 self._lose(item, problem)
                 continue
@@ -240,22 +244,28 @@ class Writer:
         lines.append("")
         return _Batch("\n".join(lines).encode("ascii"), items)
 
-    def _lose(self, item: Session | Step, problem: Exception) -> None:
+    def _lose(self, item: Line, problem: Exception) -> None:
+        what = f"Failed to encode data as json: {type(problem).__name__}: {problem}"
+        if isinstance(item, Sighting):
+            self._books.error("sightings_not_recorded")
+            self._books.give(item.charge)
+            self._log(what)
+            return
         session = item if isinstance(item, Session) else item.session
         if item is session:
             self._books.drop("error")
             self._books.give(session.charge)
-        self._log(f"Failed to encode data as json: {type(problem).__name__}: {problem}: {self._name(session)}")
+        self._log(f"{what}: {self._name(session)}")
 
-    def _settle(self, items: list[Session | Step], written: int) -> None:
+    def _settle(self, items: list[Line], written: int) -> None:
         """These are in the file (or there is none): count them, say it, and give their memory back."""
         sessions = [item for item in items if isinstance(item, Session)]
         count = len(sessions)
         bytes_in = sum([session.bytes for session in sessions])
-        charge = sum([session.charge for session in sessions])
+        charge = sum([item.charge for item in items if not isinstance(item, Step)])
         if self._file:
             self._file.sessions += count
-            self._file.holds([session.start for session in sessions])
+            self._file.holds([item.start if isinstance(item, Session) else item.instant for item in items])
             self._books.settle(count, bytes_in, charge, len(items), written)
         else:
             self._books.settle(count, bytes_in, charge, 0, 0)
@@ -295,7 +305,9 @@ class Writer:
         given_up = [item for item in items if isinstance(item, Session)]
         lost = len(given_up)
         self._books.drop("disk", lost)
-        self._books.give(sum([session.charge for session in given_up]))
+        if seen := sum(isinstance(item, Sighting) for item in items):
+            self._books.error("sightings_not_recorded", seen)
+        self._books.give(sum([item.charge for item in items if not isinstance(item, Step)]))
         self._log(f"Failed to write session data before the end: {lost} sessions are lost.")
         self._waiting, self._batch, self.gave_up = [], None, lost
 

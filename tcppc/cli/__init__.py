@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tcppc import config, sensor
+from tcppc import config
 from tcppc.capture import sockets
-from tcppc.cli import accounting, examining, netcat, reading, ruling, serving
+from tcppc.cli import accounting, examining, netcat, reading, ruling, serving, watching
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
+from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 
 Command = Callable[[Sequence[str]], int]
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "account": accounting.account,
     "recover": accounting.recover_command,
     "rules": ruling.rules_command,
+    "watch": watching.watch_command,
     "personas": serving.personas,
     "doctor": examining.doctor_command,
     "check": serving.check,
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, config.ConfigError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.USAGE
-    except (sensor.StartError, sockets.ListenError, netcat.RunError, RulesError) as problem:
+    except (StartError, sockets.ListenError, netcat.RunError, RulesError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return Exit.FAILED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does

@@ -23,6 +23,7 @@ ABOUT = {
     "account": "the ledger: was anything lost, when, and why?",
     "recover": "event lines, also of a killed sensor, to session records",
     "rules": "every port of this host to the sensor: print, apply, confirm, status, remove",
+    "watch": "who knocks, at closed ports too: each SYN, port scans and sweeps",
     "personas": "what the sensor can say back: a list",
     "doctor": "is all well with the sensor here? proved from outside in",
     "check": "is this configuration, or this data file, sound?",

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tcppc import __version__, config, daemon, sensor
+from tcppc import __version__, config, daemon, sensor, show
 from tcppc.capture.files import LEDGER
 from tcppc.cli.arguments import ABOUT, Exit, UsageError, add_settings, go_booleans, overrides, parser
 from tcppc.personas import registry
@@ -97,7 +97,7 @@ def _check_records(paths: Sequence[str]) -> int:
             continue
         try:
             lines, problems = schema.check_file(path)
-        except schema.SchemaError as problem:
+        except (schema.SchemaError, show.DataError) as problem:
             raise UsageError(str(problem)) from None
         except OSError as problem:
             raise UsageError(f"{path}: cannot be read: {problem.strerror}") from None

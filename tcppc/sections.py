@@ -1,0 +1,174 @@
+"""The sections of the configuration: one frozen dataclass each, a field a setting, with its default, its converter and
+the words that `tcppc check` and conf/tcppc.toml show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tcppc import records
+from tcppc.values import (
+    Converter,
+    choice,
+    duration,
+    interfaces,
+    networks,
+    port_list,
+    size,
+    switch,
+    text,
+    texts,
+    watched,
+    whole,
+)
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def setting(default: Any, convert: Converter, about: str) -> Any:
+    """A field with its converter and what it is for."""
+    return field(default=default, metadata={"convert": convert, "about": about})
+
+
+@dataclass(frozen=True)
+class Tcppc:
+    """What tcppc-go's file has, with its names; a file of tcppc-go works unchanged."""
+
+    host: tuple[str, ...] = setting(
+        ("0.0.0.0",), texts, 'addresses or names to listen on, one or a list; "::" alone takes IPv4 too'
+    )
+    port: int = setting(12345, whole(0, 65535), "TCP and UDP port to listen on; 0 takes a free one")
+    timeout: float = setting(60, duration(0.01, 86400), "seconds without a byte after which a TCP session is closed")
+    tcpFileFmt: str = setting("", text, "data file, with strftime(3) directives; empty: sessions are not kept")
+    rotInt: int = setting(0, whole(0, 366 * 86400), "seconds between new data files; 0: one file")
+    rotOffset: int = setting(
+        0, whole(-366 * 86400, 366 * 86400), "seconds that the change of files comes after the interval's start"
+    )
+    logFile: str = setting("", text, "log file; empty: standard error")
+    timezone: str = setting(
+        "Local", text, "zone of data file names and time stamps: Local or a name of the tz database"
+    )
+    maxFdNum: int = setting(0, whole(0, 1 << 30), "file descriptors to ask for; 0: as many as the hard limit gives")
+    x509Cert: str = setting("", text, "TLS certificate file (PEM); goes with x509Key")
+    x509Key: str = setting("", text, "TLS key file (PEM)")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What is listened for, and how."""
+
+    tcp: bool = setting(True, switch, "serve TCP")
+    udp: bool = setting(True, switch, "serve UDP")
+    tls: str = setting(
+        "",
+        choice("", "off", "on", "auto"),
+        "off, on, or auto (a ClientHello is recognised); empty: on with x509Cert, else auto",
+    )
+    sensor: str = setting("", text, "this sensor's name in every record; empty: the host's name")
+    quiet: bool = setting(False, switch, "no log lines for sessions")
+    state_dir: str = setting(
+        "", text, "where the self-made TLS certificate is kept; empty: /var/lib/tcppc or ~/.local/state/tcppc"
+    )
+    proxy_protocol: tuple[str, ...] = setting(
+        (), networks, "load balancers, as networks, whose PROXY protocol header is believed; a list, none by default"
+    )
+    rules: bool = setting(
+        False, switch, "put the rules of [rules] in place at the start and take them away at the stop"
+    )
+    udp_buffer: int = setting(64 * MIB, size(4096, 1 << 30), "bytes of kernel buffer for datagrams not read yet")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How every port comes to the one that is listened on (tcppc rules)."""
+
+    interface: tuple[str, ...] = setting(
+        (), interfaces, 'interfaces that strangers come by, one or a list, such as "eth0"'
+    )
+    address: tuple[str, ...] = setting(
+        (), networks, "addresses or networks that are the sensor's, one or a list; none: all of this host's"
+    )
+    excepted: str = setting("", port_list, 'ports that are left alone, such as "25,9100-9200"; ssh is found by itself')
+    mode: str = setting(
+        "tproxy",
+        choice("tproxy", "redirect"),
+        "how: tproxy, or redirect (NAT) for a kernel without it; the sensor heeds it",
+    )
+    mark: int = setting(29808, whole(1, 0xFFFFFFFF), "mark of the packets that go to the sensor")
+    table: int = setting(29808, whole(1, 0xFFFFFFFF), "routing table where marked packets are local")
+    take_over: bool = setting(False, switch, "take also the ports on which this host listens, but not ssh")
+
+
+@dataclass(frozen=True)
+class Personas:
+    """What is said back. Any other key is ports, such as "21", "2000-2999" or "udp/111", and its value a persona."""
+
+    default: str = setting(
+        "silent", text, "persona where no port of this table says otherwise; tcppc personas lists them"
+    )
+    folder: str = setting("", text, "folder of personas of your own, a TOML file each (docs/personas.md)")
+    ports: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What strangers may use."""
+
+    duration: float = setting(3600, duration(0.01, 30 * 86400), "seconds after which a session is closed however busy")
+    sessions: int = setting(
+        32768,
+        whole(1, 1 << 20),
+        "sessions open at once, each with its thread; less where descriptors or threads run out sooner",
+    )
+    sessions_per_source: int = setting(
+        0, whole(0, 1 << 20), "of them from one IPv4 address or IPv6 /64; 0: half of sessions"
+    )
+    session_bytes: int = setting(16 * MIB, size(0), "bytes kept of one session; what comes after is counted")
+    session_payloads: int = setting(65536, whole(1, 1 << 24), "payloads kept of one session")
+    memory: int = setting(
+        256 * MIB, size(64 * 1024), "bytes of payload in memory: open sessions and what waits for the disk"
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data files."""
+
+    format: str = setting("full", choice(*records.FORMATS), "full, or classic: tcppc-go's three keys alone")
+    record: str = setting(
+        "sessions",
+        choice("sessions", "events"),
+        "sessions: a line at each one's end; events: a line for its start, each payload and its end, as they happen",
+    )
+    captures: str = setting("", text, "thp's log of sessions, a file beside the data files; empty: none")
+    logtype: str = setting("single", choice("single", "multi"), "thp's: one line a session in captures, or several")
+    session_dir: str = setting("", text, "thp's: folder for a file a session with its bytes as received; empty: none")
+    file_bytes: int = setting(
+        4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
+    )
+    compress: str = setting("off", choice("off", "gzip", "zstd"), "closed data files are compressed")
+    keep_bytes: int = setting(0, size(0), "closed data files kept, oldest go first; 0: all")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The SYN watch: who knocks, at closed and filtered ports too."""
+
+    interface: tuple[str, ...] = setting(
+        (), watched, 'interfaces to watch, one or a list, such as "eth0"; "any" is all of them; none: no watch'
+    )
+    address: tuple[str, ...] = setting(
+        (), networks, "addresses or networks, one or a list, that are this host's own beside those found on it"
+    )
+    record: str = setting(
+        "all", choice("all", "scans", "off"), "what goes to the data file: each SYN and all scans, scans alone, nothing"
+    )
+    udp: bool = setting(True, switch, "find UDP scans too")
+    ports: int = setting(3, whole(0, 64), "different ports of one host that make a port scan; 0: none does")
+    hosts: int = setting(10, whole(0, 64), "different hosts, one port of each, that make a sweep; 0: none does")
+    window: float = setting(60, duration(1, 3600), "seconds in which they come from one source")
+    slow_ports: int = setting(10, whole(0, 64), "the same for slow port scans; 0: none is looked for")
+    slow_hosts: int = setting(20, whole(0, 64), "the same for slow sweeps; 0: none is looked for")
+    slow_window: float = setting(6 * 3600, duration(60, 7 * 86400), "seconds in which those of a slow scan come")
+    sources: int = setting(1 << 18, whole(1024, 1 << 24), "sources remembered, who was silent longest goes first")

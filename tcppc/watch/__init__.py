@@ -1,0 +1,1 @@
+"""The SYN watch: who knocks, at closed and filtered ports too."""

@@ -1,0 +1,232 @@
+"""The SYN watch's thread: what the ring sees becomes lines in the log and the data file, and events for the actions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from tcppc.capture.books import Books
+from tcppc.capture.intake import Intake
+from tcppc.log import Log
+from tcppc.protocols.packet import SYN, Packet, decode
+from tcppc.sightings import Probe, Scan, said, scan_said
+from tcppc.watch import own, tools
+from tcppc.watch.ring import Ring, Seen, interface_gone
+from tcppc.watch.scans import Detector, Rules
+
+RECORDS = ("all", "scans", "off")
+WAIT_SECONDS = 1.0
+LOOK_SECONDS = 60.0  # how often own addresses are looked for anew
+RETRY_SECONDS = 5.0  # how often an interface that is gone
+MOST_FLOWS = 1 << 17  # UDP flows remembered by who began them
+_UNICAST = 0  # PACKET_HOST of linux/if_packet.h: neither broadcast, multicast nor another host's
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a watch goes by; a reload makes new ones."""
+
+    rules: Rules = field(default_factory=Rules)
+    own: tuple[Network, ...] = ()  # beside the addresses that are found
+    record: str = "all"
+    talkative: bool = True
+    udp: bool = True
+
+
+class Flows:
+    """Who began a UDP flow, as far as it is remembered: an answer to this host's own question is no probe."""
+
+    def __init__(self, most: int = MOST_FLOWS) -> None:
+        self._most = most
+        self._ours: OrderedDict[tuple[bytes, int, int], bool] = OrderedDict()
+
+    def ours(self, remote: bytes, rport: int, lport: int, outgoing: bool) -> bool:
+        """A datagram between them: did this host send the first one?"""
+        found = self._ours.setdefault((remote, rport, lport), outgoing)
+        if len(self._ours) > self._most:
+            self._ours.popitem(last=False)
+        return found
+
+
+class Watch:
+    """One interface. `act(sighting)` is called for each SYN and each scan that begins; it must return at once."""
+
+    def __init__(
+        self,
+        interface: str,
+        terms: Terms,
+        books: Books,
+        intake: Intake,
+        log: Log,
+        act: Callable[[Probe | Scan], None] | None = None,
+    ) -> None:
+        self.interface = interface
+        self.terms = terms
+        self.act = act
+        self._books = books
+        self._intake = intake
+        self._log = log
+        self._ring = Ring("" if interface == "any" else interface)
+        self.detector = Detector(terms.rules)
+        self._flows = Flows()
+        self._own: set[bytes] = set()
+        self._looked = 0.0
+        self._gone = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"watch {interface}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """See what has come, then end."""
+        self._stopping = True
+        self._ring.wake()
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            self._ring.close()
+
+    def set_terms(self, terms: Terms) -> None:
+        self.terms = terms
+        self.detector.rules = terms.rules
+        self._looked = 0.0
+
+    def well(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._round()
+            except OSError as problem:
+                self._books.error("watch_errors")
+                if not interface_gone(problem):
+                    self._log(f"Watch {self.interface}: {problem.strerror}; going on.")
+                self._wait_for_interface(problem)
+            except Exception as problem:  # a bug of ours must not end the watch
+                self._books.error("watch_errors")
+                self._log(f"Watch {self.interface}: {type(problem).__name__}: {problem}; going on.")
+                time.sleep(0.1)
+        self._take_all()
+        self._tell(self.detector.all_ended(time.time_ns()))
+        self._count_drops()
+
+    def _round(self) -> None:
+        self._ring.wait(WAIT_SECONDS)
+        now = time.monotonic()
+        if not self._looked or now - self._looked > LOOK_SECONDS:
+            self._own, self._looked = own.addresses(), now
+        self._take_all()
+        self._tell(self.detector.ended(time.time_ns()))
+        self._count_drops()
+
+    def _take_all(self) -> None:
+        for block in self._ring.take():
+            self._take(block)
+
+    def _count_drops(self) -> None:
+        if drops := self._ring.count_drops():
+            before = self._books.errors["watch_kernel_drops"]
+            if not before:
+                self._log(
+                    f"Watch {self.interface}: packets come faster than they can be looked at; lost ones are counted."
+                )
+            self._books.error("watch_kernel_drops", drops)
+
+    def _wait_for_interface(self, problem: OSError) -> None:
+        if not self._gone:
+            self._gone = True
+            self._log(
+                f"Watch {self.interface}: {problem.strerror}: nothing is seen there until it is back; all else goes on."
+            )
+        while not self._stopping:
+            try:
+                self._ring.bind()
+            except OSError as still:
+                if not interface_gone(still):
+                    raise
+                self._ring.pause(RETRY_SECONDS)
+                continue
+            self._gone = False
+            self._log(f"Watch {self.interface}: it is back.")
+            return
+
+    def _take(self, block: list[Seen]) -> None:
+        """The packets of one block: sorted into what is no stranger's, datagrams, and probes."""
+        probes: list[Probe] = []
+        scans: list[Scan] = []
+        udp = 0
+        detector = self.detector
+        for seen in block:
+            packet = decode(seen.data, seen.kind)
+            if packet is None:
+                continue
+            if packet.proto == "udp":
+                if self.terms.udp and self._is_probe(seen, packet):
+                    udp += 1
+                    scans += detector.probe(seen.instant, packet, "")
+                continue
+            if seen.outgoing or self._is_own(seen, packet.src):
+                continue
+            tool = tools.name(packet, seen.data)
+            probes.append(Probe(seen.instant, packet, seen.data, seen.vlan, self.interface, tool))
+            scans += detector.probe(seen.instant, packet, tool)
+        syns = sum([1 for probe in probes if probe.packet.flags & SYN])
+        self._books.saw(syns, len(probes) - syns, udp)
+        self._tell_probes(probes)
+        self._tell(scans)
+
+    def _is_own(self, seen: Seen, src: bytes) -> bool:
+        """Did this host send it? On its loopback interface alone that is what there is to see."""
+        if src in self._own and (self.interface == "any" or not seen.loopback):
+            return True
+        return bool(self.terms.own) and any(
+            network.version == (4 if len(src) == 4 else 6) and ip_address(src) in network for network in self.terms.own
+        )
+
+    def _is_probe(self, seen: Seen, packet: Packet) -> bool:
+        if seen.outgoing:
+            self._flows.ours(packet.dst, packet.dport, packet.sport, outgoing=True)
+            return False
+        if seen.direction != _UNICAST or self._is_own(seen, packet.src):
+            return False
+        return not self._flows.ours(packet.src, packet.sport, packet.dport, outgoing=False)
+
+    def _tell_probes(self, probes: list[Probe]) -> None:
+        if self.terms.talkative and probes:
+            stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", probes[0].instant // 1_000_000_000)
+            self._log.write_text([f"{stamp}{said(probe)}\n" for probe in probes])
+        if self.terms.record == "all" and probes:
+            self._record(probes)
+        if self.act:
+            for probe in probes:
+                self.act(probe)
+
+    def _tell(self, scans: list[Scan]) -> None:
+        for scan in scans:
+            stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", scan.instant // 1_000_000_000)
+            self._log.write_text([f"{stamp}{scan_said(scan)}\n"])
+            if not scan.ended:
+                self._books.scan(scan.kind, scan.proto, scan.slow)
+                if self.act:
+                    self.act(scan)
+        if self.terms.record != "off" and scans:
+            self._record(scans)
+
+    def _record(self, sightings: Sequence[Probe | Scan]) -> None:
+        """To the writer, as far as there is memory."""
+        if self._books.take(sum([seen.charge for seen in sightings])):
+            for seen in sightings:
+                self._intake.put(seen)
+            return
+        for seen in sightings:  # memory is nearly out
+            if not self._books.take(seen.charge):
+                self._books.error("sightings_not_recorded")
+            else:
+                self._intake.put(seen)
