@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import toml
 
 from tcppc import clock
-from tcppc.sections import Capture, Files, Limits, Personas, Rules, Tcppc, Watch
+from tcppc.sections import Action, Actions, Capture, Files, Limits, Personas, Rules, Tcppc, Watch
 from tcppc.values import port_list, text
 from tcppc.values import ports as port_ranges
 
@@ -37,6 +37,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     files: Files = field(default_factory=Files)
     watch: Watch = field(default_factory=Watch)
+    actions: Actions = field(default_factory=Actions)
+    action: tuple[Action, ...] = ()  # tables [[action]]
     source: str = ""
 
     @property
@@ -57,34 +59,46 @@ SECTIONS: dict[str, type] = {
     "limits": Limits,
     "files": Files,
     "watch": Watch,
+    "actions": Actions,
 }
+ACTION = "action"  # an array of tables, each an Action
 
 # A flag's value with the name that errors show: {("tcppc", "port"): ("-p", "12345")}
 Overrides = Mapping[tuple[str, str], tuple[str, Any]]
 
 
-def load(path: str = "", overrides: Overrides | None = None) -> Config:
-    """The effective configuration; ConfigError for anything that is not sound in itself."""
+def load(
+    path: str = "",
+    overrides: Overrides | None = None,
+    more: Iterable[tuple[str, Mapping[str, Any]]] = (),
+) -> Config:
+    """The effective configuration; ConfigError for anything that is not sound in itself. `more` are actions of flags:
+    (flag, settings)."""
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     ports: list[tuple[str, str]] = []
-    for section, key, value in _file_values(path) if path else ():
+    tables = _tables(path) if path else {}
+    actions = _actions(path, tables.pop(ACTION, []))
+    for flag, given in more:
+        converted = {key: _convert(Action, key, value, f"{flag} {_shown(value)}") for key, value in given.items()}
+        actions.append(Action(**converted))
+    for section, key, value in _file_values(path, tables):
         if section == "personas" and key not in known(section):
             ports.append(_persona_ports(path, key, value))
             continue
-        values[section][key] = _convert(section, key, value, f"{path}: [{section}] {key} = {_shown(value)}")
+        values[section][key] = _convert(SECTIONS[section], key, value, f"{path}: [{section}] {key} = {_shown(value)}")
     for (section, key), (flag, value) in (overrides or {}).items():
-        values[section][key] = _convert(section, key, value, f"{flag} {_shown(value)}")
+        values[section][key] = _convert(SECTIONS[section], key, value, f"{flag} {_shown(value)}")
     values["personas"]["ports"] = tuple(ports)
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
-    config = Config(**sections, source=path)
+    config = Config(**sections, action=tuple(actions), source=path)
     _check_together(config, path or "the command line")
     return config
 
 
-def _file_values(path: str) -> Iterator[tuple[str, str, Any]]:
+def _tables(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            tables = toml.load(file)
+            return toml.load(file)
     except OSError as problem:
         raise ConfigError(f"{path}: cannot be read: {problem.strerror}; -c takes a TOML file") from None
     except UnicodeDecodeError:
@@ -92,6 +106,26 @@ def _file_values(path: str) -> Iterator[tuple[str, str, Any]]:
     except (toml.TomlDecodeError, IndexError, TypeError, ValueError) as problem:
         # toml 0.10 lets an IndexError or TypeError through for some broken tables.
         raise ConfigError(f"{path}: is not TOML: {' '.join(str(problem).split())}") from None
+
+
+def _actions(path: str, tables: Any) -> list[Action]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: [{ACTION}] is one table; expected [[{ACTION}]], as many as there are actions")
+    found = []
+    for number, table in enumerate(tables, 1):
+        values = {}
+        for key, value in table.items():
+            if key not in known(ACTION):
+                raise ConfigError(
+                    f"{path}: [[{ACTION}]] number {number} has no setting {key}{_like(key, known(ACTION))}"
+                )
+            where = f"{path}: [[{ACTION}]] number {number}: {key} = {_shown(value)}"
+            values[key] = _convert(Action, key, value, where)
+        found.append(Action(**values))
+    return found
+
+
+def _file_values(path: str, tables: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for section, table in tables.items():
         if section not in SECTIONS or not isinstance(table, dict):
             raise ConfigError(f"{path}: [{section}] is no section{_like(section, SECTIONS)}")
@@ -103,7 +137,7 @@ def _file_values(path: str) -> Iterator[tuple[str, str, Any]]:
 
 def known(section: str) -> list[str]:
     """Names of a section's settings, in their order."""
-    return [item.name for item in fields(SECTIONS[section]) if item.metadata]
+    return [item.name for item in fields(Action if section == ACTION else SECTIONS[section]) if item.metadata]
 
 
 def _persona_ports(path: str, key: str, value: Any) -> tuple[str, str]:
@@ -139,8 +173,8 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _convert(section: str, key: str, value: Any, where: str) -> Any:
-    convert = setting_of(section, key).metadata["convert"]
+def _convert(kind: type, key: str, value: Any, where: str) -> Any:
+    convert = next(item for item in fields(kind) if item.name == key).metadata["convert"]
     try:
         return convert(value)
     except ValueError as problem:
@@ -188,7 +222,15 @@ def as_toml(config: Config) -> str:
         if name == "personas":
             lines += [f"{toml_value(key)} = {toml_value(value)}" for key, value in section.ports]
         lines.append("")
+    for action in config.action:
+        given = {key: getattr(action, key) for key in known(ACTION)}
+        lines += [f"[[{ACTION}]]", *(f"{key} = {_listed(value)}" for key, value in given.items()), ""]
     return "\n".join(lines)
+
+
+def _listed(value: Any) -> str:
+    """As `toml_value`; a list of one stays a list: a command of one word is no shell line."""
+    return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, tuple) else toml_value(value)
 
 
 def toml_value(value: Any) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-from tcppc import watching
+from tcppc import acting, watching
 from tcppc.capture import capabilities
 from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
@@ -43,6 +43,7 @@ _FIXED = {
     "tcppc": ("host", "port", "logFile", "maxFdNum"),
     "capture": ("tcp", "udp", "udp_buffer", "rules"),
     "watch": ("interface",),
+    "actions": ("concurrency", "queue", "blocks", "blocks_per_hour"),
     "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over"),
 }
 
@@ -76,6 +77,7 @@ def _start(sensor: Sensor) -> None:
             log(f"Start {kind} server.")
     if sensor.prober:
         sensor.prober.start()
+    acting.start(sensor)
     for watch in sensor.watches:
         watch.start()
         log(f"Watch: {watch.interface}")
@@ -120,6 +122,7 @@ def _stop(sensor: Sensor) -> int:
     left = sum(server.join(SESSIONS_SECONDS) for server in sensor.servers)
     if left:
         sensor.log(f"{left} sessions did not end in time.")
+    acting.stop(sensor)
     whole = sensor.writer.stop(WRITER_SECONDS)
     if sensor.keeper:
         sensor.keeper.stop(1.0)
@@ -152,6 +155,7 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     use_personas(sensor, conditions.personas)
     for watch in sensor.watches:
         watch.set_terms(watching.terms(new))
+    _reload_actions(sensor, new)
     zone = log.zone = Zone(new.tcppc.timezone)
     encoder = Encoder(zone, new.sensor, new.files.format)
     sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))
@@ -160,6 +164,18 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
     # After the new name is set: the file that is opened next must not be the old one again.
     sensor.writer.change(sensor.writer.reopen)
     log("Reloaded.")
+
+
+def _reload_actions(sensor: Sensor, new: Config) -> None:
+    """Rules anew; the queue, its workers and the blocks stay. The first action, and the first block, need a restart."""
+    found = acting.terms(new)
+    if sensor.engine:
+        sensor.engine.set_terms(found)
+        for line in acting.warnings(new, found.rules):
+            sensor.log(f"Actions: {line}.")
+    blocks = any(rule.action.block and not rule.action.dry_run for rule in found.rules)
+    if found.rules and (not sensor.engine or (blocks and not sensor.engine.blocker)):
+        sensor.log("Reload: [[action]] begins to be used after a restart.")
 
 
 def _reload_file(sensor: Sensor, new: Config) -> None:

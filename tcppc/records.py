@@ -85,7 +85,8 @@ class Session:
     charge: int = 0  # bytes of memory that it holds of the books' bound
     proxy: Proxy | None = None
     spoken: Spoken | None = None
-    id: str = ""  # given early where its event lines share it, else when its line is made
+    id: str = ""  # given early where event lines or actions share it, else when its line is made
+    stepped: bool = False  # it has event lines: its own line is the last of them
 
 
 class Step(NamedTuple):
@@ -139,9 +140,11 @@ class Encoder:
 
     def line(self, session: Session) -> str:
         """One line of JSON without its line feed; ASCII only. Of a session that has event lines: its end."""
+        return self._end(session) if session.stepped else self.whole(session)
+
+    def whole(self, session: Session) -> str:
+        """The record, also of a session that goes on, as far as it has come."""
         stamp = self._stamp
-        if session.id:
-            return self._end(session)
         start = session.start
         began = stamp(start)
         pieces = []
@@ -159,7 +162,7 @@ class Encoder:
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
         ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         return (
-            f'{flow}[{payloads}],"id":"{new_id(session.start)}",{ended}{_sums(session)}'
+            f'{flow}[{payloads}],"id":"{session.id or new_id(session.start)}",{ended}{_sums(session)}'
             f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}'
             f"{found(session.spoken)}{said(session.spoken, stamp)}}}"
         )
@@ -181,7 +184,7 @@ class Encoder:
                 f'{{"timestamp":"{when}","event":"reply","id":"{session.id}","index":{number},"data":"{encoded}",'
                 f'"after":{after}}}'
             )
-        session.id = new_id(session.start)
+        session.id, session.stepped = session.id or new_id(session.start), True
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
         return (
             # The session may have become TLS meanwhile: the line is of the moment it was accepted.

@@ -10,8 +10,10 @@ from tcppc import records
 from tcppc.values import (
     Converter,
     choice,
+    command,
     duration,
     interfaces,
+    names_of,
     networks,
     port_list,
     size,
@@ -172,3 +174,48 @@ class Watch:
     slow_hosts: int = setting(20, whole(0, 64), "the same for slow sweeps; 0: none is looked for")
     slow_window: float = setting(6 * 3600, duration(60, 7 * 86400), "seconds in which those of a slow scan come")
     sources: int = setting(1 << 18, whole(1024, 1 << 24), "sources remembered, who was silent longest goes first")
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What all actions go by."""
+
+    allow: tuple[str, ...] = setting(
+        (), networks, "networks that are never acted upon, a list; this host, its gateways and resolvers never are"
+    )
+    concurrency: int = setting(8, whole(1, 256), "commands and messages at once")
+    queue: int = setting(1000, whole(1, 100_000), "of them waiting; what is over is dropped and counted")
+    timeout: float = setting(30, duration(0.1, 86400), "seconds a command may take; then its process group is ended")
+    blocks: int = setting(65536, whole(1, 1 << 20), "networks blocked at once, of each family and scope")
+    blocks_per_hour: int = setting(1000, whole(1, 1 << 20), "networks newly blocked within an hour")
+
+
+MOMENTS = ("syn", "connect", "payload", "scan", "end")
+
+
+@dataclass(frozen=True)
+class Action:
+    """One table [[action]]."""
+
+    name: str = setting("", text, "what it is called in the log; empty: its number")
+    on: tuple[str, ...] = setting(("connect",), names_of(*MOMENTS), "one or a list of syn, connect, payload, scan, end")
+    ports: str = setting("", port_list, 'only these ports touched, such as "23,8000-8999"; empty: all')
+    proto: tuple[str, ...] = setting((), names_of("tcp", "tls", "udp"), "only these of tcp, tls, udp; none: all")
+    sources: tuple[str, ...] = setting((), networks, "only from these networks; none: all")
+    match: str = setting("", text, "only where a payload matches this regular expression (RE2's syntax)")
+    command: str | tuple[str, ...] = setting("", command, "a shell line, or a list of arguments run without a shell")
+    webhook: str = setting("", text, "URL that gets the record as JSON by POST")
+    syslog: str = setting("", text, "/dev/log or HOST:PORT (UDP) that gets it as a message of RFC 5424")
+    block: float = setting(0, duration(0, 366 * 86400), "seconds that the source is blocked; 0: it is not")
+    block_scope: str = setting(
+        "host", choice("host", "all"), "host: from everything but the sensor; all: from the sensor too"
+    )
+    once_per: float = setting(0, duration(0, 30 * 86400), "seconds in which the same source acts once; 0: each time")
+    per: str = setting(
+        "source",
+        choice("source", "network", "source+port", "network+port"),
+        "what is the same: an address (IPv6: /64), its /24 (IPv6: /48), either with the port touched",
+    )
+    digest: float = setting(0, duration(0, 7 * 86400), "seconds that events are gathered for one call with the list")
+    timeout: float = setting(0, duration(0, 86400), "seconds its command may take; 0: as [actions] says")
+    dry_run: bool = setting(False, switch, "only log what would have been done")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tcppc import acting
+from tcppc.actions.engine import Engine
 from tcppc.capture import capabilities, certificate, limits, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
@@ -55,6 +57,7 @@ class Sensor:
     prober: Prober | None = None
     origin: Origin | None = None
     watches: list[Watch] = field(default_factory=list)
+    engine: Engine | None = None
 
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
@@ -160,6 +163,7 @@ def check(config: Config) -> None:
             tls_context(config, lambda _: None)
         sockets.resolve(config.tcppc.host)
         personas(config)
+        acting.rules(config)
     except sockets.ListenError as problem:
         raise ConfigError(str(problem)) from None
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
@@ -213,6 +217,8 @@ def build(config: Config) -> Sensor:
     open_sockets(made, conditions)
     use_personas(made, conditions.personas)
     open_watches(made)
+    made.engine = acting.build(made)
+    acting.use(made)
     made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
     _say_missing(made)
     return made
@@ -258,6 +264,7 @@ def needed(config: Config) -> tuple[str, ...]:
     wanted: tuple[str, ...] = capabilities.FILES
     said = personas(config)
     answers = said is not None and said.for_datagrams and config.capture.udp
-    if config.capture.rules or config.rules.mode == "redirect" or answers:
+    blocks = any(action.block for action in config.action)
+    if config.capture.rules or config.rules.mode == "redirect" or answers or blocks:
         wanted = (*wanted, "CAP_NET_ADMIN")
     return (*wanted, "CAP_NET_BIND_SERVICE") if answers else wanted

@@ -133,6 +133,27 @@ def watched(value: Any) -> tuple[str, ...]:
     return tuple(name for item in items for name in (("lo",) if item == "lo" else interfaces([item])))
 
 
+def names_of(*known: str) -> Converter:
+    """One of `known` or a list of them, each once."""
+
+    def convert(value: Any) -> tuple[str, ...]:
+        items = value if isinstance(value, (list, tuple)) else [value] if value else []
+        if not all(isinstance(item, str) and item in known for item in items):
+            raise ValueError(f"one of {', '.join(known)}, or a list of them")
+        return tuple(dict.fromkeys(items))
+
+    return convert
+
+
+def command(value: Any) -> str | tuple[str, ...]:
+    """A line for the shell, or a list of arguments."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value) and value[0]:
+        return tuple(text(item) for item in value)
+    if isinstance(value, str):
+        return text(value)
+    raise ValueError('a shell line, or a list of arguments such as ["logger", "[SRC_IP]"]')
+
+
 def port_list(value: Any) -> str:
     """Ports and ranges that do not overlap, as text; empty for none."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -18,13 +18,15 @@ FOUR = [socket.inet_aton("198.51.100.7"), socket.inet_aton("192.0.2.10")]
 SIX = [socket.inet_pton(socket.AF_INET6, text) for text in ("2001:db8:a::7", "2001:db8:b::1")]
 
 
-def tcp(dport: int = 80, flags: int = SYN, seq: int = 1, window: int = 1024, extra: bytes = b"") -> bytes:
-    return struct.pack("!HHIIBBHHH", 5973, dport, seq, 0, (5 + len(extra) // 4) << 4, flags, window, 0, 0) + extra
+def tcp(dport: int = 80, flags: int = SYN, seq: int = 1, window: int = 1024, extra: bytes = b"", ack: int = 0) -> bytes:
+    return struct.pack("!HHIIBBHHH", 5973, dport, seq, ack, (5 + len(extra) // 4) << 4, flags, window, 0, 0) + extra
 
 
-def ipv4(inner: bytes, protocol: int = 6, ip_id: int = 7, fragment: int = 0, options: bytes = b"") -> bytes:
+def ipv4(
+    inner: bytes, protocol: int = 6, ip_id: int = 7, fragment: int = 0, options: bytes = b"", ttl: int = 64
+) -> bytes:
     first, size = 0x45 + len(options) // 4, 20 + len(options) + len(inner)
-    return struct.pack("!BBHHHBBH4s4s", first, 0, size, ip_id, fragment, 64, protocol, 0, *FOUR) + options + inner
+    return struct.pack("!BBHHHBBH4s4s", first, 0, size, ip_id, fragment, ttl, protocol, 0, *FOUR) + options + inner
 
 
 def ipv6(inner: bytes, following: int = 6) -> bytes:

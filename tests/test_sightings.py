@@ -31,13 +31,13 @@ def probe(data: bytes, kind: int, vlan: int = -1) -> Probe | None:
 
 
 def test_a_syn_s_line(events: Any) -> None:
-    seen = probe(ipv4(tcp(extra=b"\2\4\5\xb4")), packet.IPV4, vlan=5)
+    seen = probe(ipv4(tcp(extra=b"\2\4\5\xb4"), ttl=50), packet.IPV4, vlan=5)
     assert seen
     line = json.loads(ENCODER.sighting(seen))
     events.validate(line)
     assert line["flow"] == {"proto": "tcp", "src": "198.51.100.7", "sport": 5973, "dst": "192.0.2.10", "dport": 80}
     assert line["syn"] == {
-        "flags": "S", "ttl": 64, "ip_id": 7, "df": False, "seq": 1, "window": 1024, "options": ["mss:1460"],
+        "flags": "S", "ttl": 50, "ip_id": 7, "df": False, "seq": 1, "window": 1024, "options": ["mss:1460"],
         "interface": "eth0", "vlan": 5, "tool": "nmap",
     }  # fmt: skip
     assert (line["event"], line["sensor"]) == ("syn", "sensor-1")
@@ -76,23 +76,37 @@ def test_a_scan_s_line(events: Any, ended: int) -> None:
     assert ("ended" in line["scan"]) == bool(ended)
 
 
-# What each program sends, as seen on the wire (tests/test_watch.py runs those that Debian has).
+ZMAP = bytes.fromhex("020405b40103030801010402")
+LINUX = bytes.fromhex("020405b40402080a010203040000000001030307")
+DST = int.from_bytes(FOUR[1], "big")
+DF = 0x4000
+
+
+# What each program sends (tests/test_watch.py runs those that Debian has), and what is nearly that.
 @pytest.mark.parametrize(
     ("tool", "data"),
     [
-        ("zmap", ipv4(tcp(window=65535, extra=b"\2\4\5\xb4"), ip_id=54321)),
-        ("mirai", ipv4(tcp(seq=int.from_bytes(FOUR[1], "big"), window=14600))),
-        ("masscan", ipv4(tcp(seq=0xAABBCCDD, dport=81), ip_id=0x020A ^ 81 ^ 0xCCDD)),
-        ("nmap", ipv4(tcp(window=2048, extra=b"\2\4\5\xb4"))),
-        ("hping3", ipv4(tcp(window=512))),
-        ("", ipv4(tcp(window=64240, extra=bytes.fromhex("020405b40402080a010203040000000001030307")))),
+        ("zmap", ipv4(tcp(window=65535), ip_id=54321, ttl=245)),
+        ("zmap", ipv4(tcp(window=65535, extra=b"\2\4\5\xb4"), ip_id=54321, ttl=245)),
+        ("zmap", ipv4(tcp(window=65535, extra=ZMAP))),
+        ("mirai", ipv4(tcp(seq=DST, window=14600))),
+        ("masscan", ipv4(tcp(seq=0xAABBCCDD, dport=81), ip_id=0x020A ^ 81 ^ 0xCCDD, ttl=240)),
+        ("masscan", ipv4(tcp(seq=0xAABBCCDD, window=1025, extra=b"\2\4\5\xb4"), ip_id=0x020A ^ 80 ^ 0xCCDD, ttl=240)),
+        ("nmap", ipv4(tcp(window=2048, extra=b"\2\4\5\xb4"), ttl=50)),
+        ("nmap", ipv6(tcp(extra=b"\2\4\5\xb4"))),
+        ("hping3", ipv4(tcp(window=512, ack=5))),
+        ("", ipv4(tcp(window=64240, extra=LINUX), fragment=DF)),
+        ("", ipv4(tcp(window=65535, extra=ZMAP), fragment=DF, ttl=120)),
+        ("", ipv4(tcp(window=65535, extra=ZMAP), ttl=120)),
         ("", ipv4(tcp(window=65535), ip_id=54320)),
-        ("", ipv4(tcp(window=1024))),
-        ("", ipv4(tcp(window=512, extra=b"\2\4\5\xb4"))),
-        ("", ipv4(tcp(flags=packet.FIN, window=512))),
+        ("", ipv4(tcp(seq=0xAABBCCDD), ip_id=0x020A ^ 80 ^ 0xCCDD, ttl=64)),
+        ("", ipv4(tcp(extra=b"\2\4\5\xb4"), ttl=64)),
+        ("", ipv4(tcp())),
+        ("", ipv4(tcp(window=512))),
+        ("", ipv4(tcp(flags=packet.FIN, window=512, ack=5))),
     ],
-)  # fmt: skip
+)
 def test_the_program_is_named_by_its_marks(tool: str, data: bytes) -> None:
-    found = packet.decode(data, packet.IPV4)
+    found = packet.decode(data, packet.IPV6 if data[0] >> 4 == 6 else packet.IPV4)
     assert found
     assert tools.name(found, data) == tool

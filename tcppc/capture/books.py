@@ -49,6 +49,7 @@ class Books:
         self.lone: str | bytes | None = None  # the only source since `turn_sources`; "" where there were several
         self.seen: Counter[str] = Counter()  # by the watch: syn, probe, datagram
         self.scans: Counter[tuple[str, str, bool]] = Counter()  # by kind, proto, slow
+        self.actions: Counter[str] = Counter()
         self._counted = 0
         self._sources: dict[str | bytes, int] = {}
         self.set_limits(limits, threads)
@@ -181,6 +182,12 @@ class Books:
         """The watch found a scan."""
         with self._lock:
             self.scans[kind, proto, slow] += 1
+
+    def acted(self, name: str, count: int = 1) -> int:
+        """Of the actions: run, failed, dropped_queue, dropped_memory, dropped_stop, blocks… Returns how many so far."""
+        with self._lock:
+            self.actions[name] += count
+            return self.actions[name]
 
     def counts(self) -> dict[str, Any]:
         """Everything counted so far, as the ledger names it: numbers, and numbers by cause."""

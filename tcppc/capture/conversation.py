@@ -20,6 +20,7 @@ from tcppc.capture.answering import Answering
 from tcppc.capture.books import PAYLOAD_CHARGE, STEP_CHARGE, Books, source_key
 from tcppc.capture.intake import SECURED, Intake
 from tcppc.capture.sockets import set_receive_timeout
+from tcppc.capture.touched import Touched
 from tcppc.personas.registry import Personas
 from tcppc.protocols.client_hello import looks_like
 from tcppc.protocols.proxy_header import Header
@@ -55,8 +56,8 @@ class Conversation:
     """Reads one connection to its end. `stopping` tells whether the sensor is ending it."""
 
     __slots__ = (
-        "_answering", "_books", "_charge", "_deadline", "_intake", "_number", "_plain", "_review", "_room", "_server",
-        "_sock", "_steps", "_terms", "session",
+        "_acts", "_answering", "_books", "_charge", "_deadline", "_intake", "_number", "_plain", "_review", "_room",
+        "_server", "_sock", "_steps", "_terms", "session",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
@@ -68,6 +69,7 @@ class Conversation:
         self._intake: Intake = server.intake
         self._room = terms.session_bytes
         self._steps = self._intake.steps
+        self._acts = server.actions if server.actions and server.actions.sessions else None
         self._answering: Answering | None = None
         self._plain = (0, 0, 0)  # payloads, bytes and payload lines that came before TLS
         self._number = 0  # payload lines so far, where there are event lines
@@ -105,6 +107,9 @@ class Conversation:
         return "shutdown" if self._server.stopping else "peer"
 
     def _begin(self) -> None:
+        if self._acts:
+            self._acts.identify(self.session)
+            self._acts.session("connect", self.session)
         if self._steps:
             self._intake.put(Step(self.session, "start", 0, self.session.start))
 
@@ -160,7 +165,7 @@ class Conversation:
         size = FIRST_READ
         watching = tls_mode != "off"
         talkative = self._intake.talkative
-        answers = self._answering
+        answers, acts = self._answering, self._acts
         if answers and not first and tls_mode != "on":
             first = answers.open(watching)
         while not session.truncated:
@@ -180,6 +185,8 @@ class Conversation:
                     answers.unheard = head[: -len(data)]
             if talkative:
                 self._tell(data)
+            if acts:
+                acts.session("payload", session, data)
             if answers and not watching and answers.answer(data, self._number):
                 return self._secure(b"")
             if len(data) == size:
@@ -332,6 +339,8 @@ class Conversation:
                 self._keep(data, time_ns())
                 if self._intake.talkative:
                     self._tell(data)
+                if self._acts:
+                    self._acts.session("payload", self.session, data)
                 if answers:
                     answers.answer(data, self._number)
         except ssl.SSLError as problem:
@@ -363,6 +372,7 @@ class Server:
     books: Books
     intake: Intake
     stopping: bool
+    actions: Touched | None
     log: Callable[[str], None]
 
     @property

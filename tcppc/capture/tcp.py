@@ -18,6 +18,7 @@ from tcppc.capture.intake import ESTABLISHED, Intake
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Awaited
 from tcppc.capture.threads import Crew
+from tcppc.capture.touched import Touched
 from tcppc.log import Log
 from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
@@ -68,6 +69,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self.books = books
         self.intake = intake
         self.stopping = False
+        self.actions: Touched | None = None
         self.transparent = False
         self.awaited = Awaited()
         self.origin = origin
@@ -228,6 +230,9 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             self.intake.tell(session, ESTABLISHED, open_sessions=self.books.open)
         try:
             if bound:
+                if self.actions and self.actions.sessions:
+                    self.actions.identify(session)
+                    self.actions.session("connect", session)
                 self._refuse(request, session)
                 return
             self._sessions[session] = request
@@ -241,6 +246,8 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             self._sessions.pop(session, None)
             session.end = time_ns()
             self.books.leave(source_key(session.src) if session.proxy and not bound else key)
+            if self.actions and self.actions.sessions:
+                self.actions.session("end", session)
             if session.charge:
                 self.intake.put(session)
             else:

@@ -16,6 +16,7 @@ from tcppc.capture.intake import Intake
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Awaited
 from tcppc.capture.replies import Replies
+from tcppc.capture.touched import Touched
 from tcppc.log import Log
 from tcppc.personas.registry import Personas
 from tcppc.protocols.conntrack import Flow
@@ -58,6 +59,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self.stopping = False
         self.awaited = Awaited()
         self.personas: Personas | None = None
+        self.actions: Touched | None = None
         self._replies = Replies(self)
         self._origin = origin
         self._alone = alone
@@ -161,6 +163,8 @@ class UDPServer(socketserver.ThreadingUDPServer):
             session.charge = size + SESSION_CHARGE
             if self.personas:
                 self._answer(session, data, peer, local)
+            if self.actions and self.actions.sessions:
+                self.actions.datagram(session)
             put(session)
 
     def _answer(self, session: Session, data: bytes, peer: Any, local: tuple[str, int]) -> None:

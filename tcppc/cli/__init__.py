@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tcppc import config
 from tcppc.capture import sockets
-from tcppc.cli import accounting, examining, netcat, reading, ruling, serving, watching
+from tcppc.cli import accounting, acting, examining, netcat, reading, ruling, serving, watching
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
@@ -22,6 +22,8 @@ COMMANDS: dict[str, Command] = {
     "recover": accounting.recover_command,
     "rules": ruling.rules_command,
     "watch": watching.watch_command,
+    "actions": acting.actions_command,
+    "blocks": acting.blocks_command,
     "personas": serving.personas,
     "doctor": examining.doctor_command,
     "check": serving.check,

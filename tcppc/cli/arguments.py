@@ -24,6 +24,8 @@ ABOUT = {
     "recover": "event lines, also of a killed sensor, to session records",
     "rules": "every port of this host to the sensor: print, apply, confirm, status, remove",
     "watch": "who knocks, at closed ports too: each SYN, port scans and sweeps",
+    "actions": "what happens when somebody touches the sensor: tokens, a trial",
+    "blocks": "who is blocked: list, add, remove, flush",
     "personas": "what the sensor can say back: a list",
     "doctor": "is all well with the sensor here? proved from outside in",
     "check": "is this configuration, or this data file, sound?",
@@ -90,6 +92,22 @@ def add_settings(parser: argparse.ArgumentParser, settings: Settings = SENSOR) -
         parser.add_argument(*names, dest=dest, help=text, default=None, **words)
         parser.add_argument(*hidden, dest=dest, help=argparse.SUPPRESS, default=argparse.SUPPRESS, **words)
     parser.add_argument("-c", "--c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
+
+
+def add_action(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--action",
+        "-action",
+        metavar="CMD",
+        action="append",
+        default=[],
+        help="shell line to run at each connection, with tokens as [SRC_IP] (tcppc actions --tokens); may be repeated",
+    )
+
+
+def given_actions(arguments: argparse.Namespace, **settings: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Those of --action, as config.load takes them."""
+    return [("--action", {"command": line, **settings}) for line in arguments.action]
 
 
 def overrides(arguments: argparse.Namespace, settings: Settings = SENSOR) -> dict[tuple[str, str], tuple[str, Any]]:

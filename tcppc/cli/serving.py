@@ -6,9 +6,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tcppc import __version__, config, daemon, sensor, show
+from tcppc import __version__, acting, config, daemon, sensor, show
 from tcppc.capture.files import LEDGER
-from tcppc.cli.arguments import ABOUT, Exit, UsageError, add_settings, go_booleans, overrides, parser
+from tcppc.cli.arguments import (
+    ABOUT,
+    PROGRAM,
+    Exit,
+    UsageError,
+    add_action,
+    add_settings,
+    given_actions,
+    go_booleans,
+    overrides,
+    parser,
+)
 from tcppc.personas import registry
 
 _EXAMPLES = """\
@@ -31,6 +42,7 @@ def serve(argv: Sequence[str]) -> int:
     flags.add_argument(
         "--hints", action="store_true", help="once it serves, say on standard output what to type to try it"
     )
+    add_action(flags)
     arguments = flags.parse_args(go_booleans(argv))
     if arguments.version:
         print(__version__)
@@ -41,7 +53,7 @@ def serve(argv: Sequence[str]) -> int:
         if arguments.hints:
             print(_hints(running), flush=True)
 
-    return daemon.serve(lambda: config.load(arguments.file, given), started)
+    return daemon.serve(lambda: config.load(arguments.file, given, given_actions(arguments)), started)
 
 
 def _hints(running: sensor.Sensor) -> str:
@@ -78,11 +90,14 @@ def check(argv: Sequence[str]) -> int:
     flags.add_argument(
         "--records", metavar="FILE", nargs="+", help="hold data files against the record's schema instead"
     )
+    add_action(flags)
     arguments = flags.parse_args(go_booleans(argv))
     if arguments.records:
         return _check_records(arguments.records)
-    found = config.load(arguments.file, overrides(arguments))
+    found = config.load(arguments.file, overrides(arguments), given_actions(arguments))
     sensor.check(found)
+    for line in acting.warnings(found, acting.rules(found)):
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
     print(config.as_toml(found))
     return Exit.DONE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tcppc import config, daemon
-from tcppc.cli.arguments import SENSOR, Settings, UsageError, add_settings, overrides, parser
+from tcppc.cli.arguments import SENSOR, Settings, UsageError, add_settings, given_actions, overrides, parser
 from tcppc.netfilter import host
 
 _EXAMPLES = """\
@@ -33,12 +33,20 @@ SETTINGS: Settings = (
 def watch_command(argv: Sequence[str]) -> int:
     flags = parser("watch", _EXAMPLES)
     add_settings(flags, SETTINGS)
+    flags.add_argument(
+        "--action", metavar="CMD", action="append", default=[], help="shell line to run at each scan, with tokens"
+    )
+    flags.add_argument("--block", metavar="SECONDS", help="block the source of each scan for so long, such as 1h")
     arguments = flags.parse_args(argv)
     given = overrides(arguments, SETTINGS) | {("capture", kind): ("watch", False) for kind in ("tcp", "udp", "rules")}
 
+    more = given_actions(arguments, on="scan")
+    if arguments.block is not None:
+        more.append(("--block", {"on": "scan", "block": arguments.block}))
+
     def read() -> config.Config:
         try:
-            return config.load(arguments.file, given)
+            return config.load(arguments.file, given, more)
         except config.ConfigError as problem:
             if "there is nothing to serve" in str(problem):
                 known = ", ".join(host.interfaces())

@@ -1,0 +1,115 @@
+"""The sensor's actions, as the configuration has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tcppc.actions import registry
+from tcppc.actions.allow import Allowed
+from tcppc.actions.blocks import Blocker
+from tcppc.actions.engine import Engine, Terms
+from tcppc.actions.journal import Journal
+from tcppc.actions.rule import Rule, RuleError
+from tcppc.capture import capabilities, certificate
+from tcppc.clock import Zone
+from tcppc.config import Config, ConfigError
+from tcppc.netfilter import tools
+from tcppc.records import Encoder
+from tcppc.values import network
+
+if TYPE_CHECKING:
+    from tcppc.sensor import Sensor
+
+STOP_SECONDS = 5.0
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """ConfigError for an action that cannot be done as it is written."""
+    found = []
+    for number, action in enumerate(config.action, 1):
+        try:
+            found.append(Rule(number, action))
+            registry.check(found[-1])
+        except RuleError as problem:
+            where = action.name or f"number {number}"
+            raise ConfigError(f"{config.source or 'the command line'}: [[action]] {where}: {problem}") from None
+    return tuple(found)
+
+
+def allowed(config: Config) -> Allowed:
+    return Allowed(map(network, config.actions.allow))
+
+
+def state_folder(config: Config) -> Path:
+    return Path(config.capture.state_dir) if config.capture.state_dir else certificate.default_folder()
+
+
+def journal(config: Config) -> Journal:
+    """The undo log of blocks."""
+    return Journal(state_folder(config), Zone(config.tcppc.timezone))
+
+
+def terms(config: Config) -> Terms:
+    zone = Zone(config.tcppc.timezone)
+    encoder = Encoder(zone, config.sensor)
+    return Terms(rules(config), allowed(config), encoder, config.sensor, config.actions.timeout, zone.stamp)
+
+
+def warnings(config: Config, found: Sequence[Rule]) -> list[str]:
+    """What the person who wrote it should know, a line each."""
+    said = [line for rule in found for line in rule.warnings()]
+    if not config.watch.interface:
+        said += [
+            f'{rule.name}: on = "{on}" never happens: [watch] has no interface'
+            for rule in found
+            for on in ("syn", "scan")
+            if on in rule.action.on
+        ]
+    return said
+
+
+def build(made: Sensor) -> Engine | None:
+    """None where there is nothing to do. ConfigError as `rules`."""
+    config = made.config
+    now = terms(config)
+    if not now.rules:
+        return None
+    blocker = None
+    if any(rule.action.block and not rule.action.dry_run for rule in now.rules):
+        given = config.actions
+        blocker = Blocker(journal(config), now.allowed, made.books, made.log, given.blocks, given.blocks_per_hour)
+        if not tools.available("nft"):
+            made.log("Blocks: nft is missing: install the package nftables; nobody is blocked, all else goes on.")
+            blocker = None
+        elif not capabilities.has("CAP_NET_ADMIN"):
+            grant = capabilities.how_to_grant(("CAP_NET_ADMIN",))
+            made.log(f"Blocks: nobody is blocked: it needs CAP_NET_ADMIN; all else goes on. To grant it: {grant}.")
+            blocker = None
+    for line in warnings(config, now.rules):
+        made.log(f"Actions: {line}.")
+    port = made.servers[0].port if made.servers else 0
+    return Engine(now, made.books, made.log, blocker, port, config.actions.queue, config.actions.concurrency)
+
+
+def use(made: Sensor) -> None:
+    """Have servers and watches tell it what happens."""
+    for server in made.servers:
+        server.actions = made.engine
+    for watch in made.watches:
+        watch.act = made.engine.sighting if made.engine else None
+
+
+def start(made: Sensor) -> None:
+    if made.engine:
+        if made.engine.blocker:
+            made.engine.blocker.start(made.servers[0].port if made.servers else 0, made.config.rules.mark)
+        made.engine.start()
+
+
+def stop(made: Sensor) -> None:
+    if made.engine:
+        made.engine.stop(STOP_SECONDS)
+        if made.engine.blocker:
+            made.engine.blocker.stop(1.0)

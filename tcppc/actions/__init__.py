@@ -1,0 +1,1 @@
+"""What happens when somebody touches the sensor: commands, messages, blocks."""

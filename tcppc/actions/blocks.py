@@ -1,0 +1,193 @@
+"""The blocks that actions make: gathered, bounded, put into nftables by a thread of their own, written down."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from ipaddress import ip_network
+
+from tcppc.actions.allow import Allowed
+from tcppc.actions.event import Event, Network, source
+from tcppc.actions.journal import Entry, Journal
+from tcppc.actions.rule import Rule
+from tcppc.capture.books import Books
+from tcppc.netfilter import blocking
+from tcppc.netfilter.blocking import Block
+from tcppc.netfilter.tools import RulesError
+
+GATHER_SECONDS = 0.005
+HOUR = 3_600_000_000_000
+MOST_WAITING = 10_000
+RETRY_SECONDS = 5.0
+SAY_AGAIN_SECONDS = 60.0
+
+Key = tuple[Network, str]
+
+
+class Blocker:
+    """`start` puts the table in place and brings back what an earlier run blocked. `most` networks of each family and
+    scope, `per_hour` new ones within an hour."""
+
+    def __init__(
+        self, journal: Journal, allowed: Allowed, books: Books, say: Callable[[str], None], most: int, per_hour: int
+    ) -> None:
+        self.most = most
+        self.per_hour = per_hour
+        self._journal = journal
+        self._allowed = allowed
+        self._books = books
+        self._say = say
+        self._until: dict[Key, int] = {}  # what is blocked, or about to be
+        self._soonest: list[tuple[int, str, Key]] = []  # the same as a heap; the text decides between equals
+        self._number: Counter[tuple[str, int]] = Counter()  # by scope and version
+        self._recent: deque[int] = deque()  # when, of the last hour
+        self._waiting: deque[Entry] = deque()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._ready = False
+        self._said: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
+
+    def start(self, port: int, mark: int) -> None:
+        self._place = port, mark
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Put in place what waits; what is blocked stays so."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def active(self) -> int:
+        """How many networks are blocked now."""
+        with self._lock:
+            self._expire(time.time_ns())
+            return len(self._until)
+
+    def block(self, rule: Rule, event: Event) -> str:
+        """What became of it, in words: empty where its source is blocked from now on or was already."""
+        network, now = source(event.src), time.time_ns()
+        if why := self._allowed.why(event.src):
+            return f"not blocked: {why}"
+        key = (network, rule.action.block_scope)
+        with self._lock:
+            self._expire(now)
+            if key in self._until:
+                return ""
+            if self._number[key[1], network.version] >= self.most:
+                return self._refused("most", f"not blocked: actions.blocks = {self.most} are blocked already")
+            if len(self._recent) >= self.per_hour:
+                return self._refused(
+                    "per_hour", f"not blocked: actions.blocks_per_hour = {self.per_hour} were blocked within an hour"
+                )
+            until = now + round(rule.action.block * 1e9)
+            self._hold(key, until)
+            self._recent.append(now)
+            self._waiting.append(Entry("block", now, network, key[1], until, rule.name, event.on, event.session_id))
+        self._wake.set()
+        return ""
+
+    def _refused(self, name: str, words: str) -> str:
+        self._books.acted(f"blocks_refused_{name}")
+        return words
+
+    def _expire(self, now: int) -> None:
+        while self._recent and now - self._recent[0] > HOUR:
+            self._recent.popleft()
+        while self._soonest and self._soonest[0][0] <= now:
+            until, _, key = heapq.heappop(self._soonest)
+            if self._until.get(key) == until:
+                del self._until[key]
+                self._number[key[1], key[0].version] -= 1
+
+    def _hold(self, key: Key, until: int) -> None:
+        if key not in self._until:
+            self._number[key[1], key[0].version] += 1
+        self._until[key] = until
+        heapq.heappush(self._soonest, (until, str(key), key))
+
+    def _run(self) -> None:
+        while not self._stopping or self._waiting:
+            try:
+                if not self._ready:
+                    self._begin()
+                self._wake.wait(None if not self._waiting and not self._stopping else 0)
+                self._wake.clear()
+                time.sleep(GATHER_SECONDS)
+                self._put()
+            except (RulesError, OSError) as problem:
+                self._books.acted("block_errors")
+                self._complain(problem)
+                if self._stopping:
+                    return
+                self._wake.wait(RETRY_SECONDS)
+                self._wake.clear()
+                time.sleep(0.1)
+
+    def _complain(self, problem: Exception) -> None:
+        text = str(problem)
+        if time.monotonic() - self._said.get(text, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._said = {text: time.monotonic()}
+            self._say(f"Blocks: {text}; they wait, all else goes on.")
+
+    def _begin(self) -> None:
+        """The table, and what is in force by the undo log and not in it: this host was started anew."""
+        port, mark = self._place
+        blocking.put_in_place(port, mark, self.most)
+        now = time.time_ns()
+        self._journal.trim(now)
+        there, known = blocking.blocked(), self._journal.in_force(now)
+        lost = [
+            Block(network, scope, (entry.until - now) // 1_000_000_000)
+            for (network, scope), entry in known.items()
+            if (network, scope) not in there and not self._allowed.why(str(network.network_address))
+        ]
+        blocking.add(lost)
+        with self._lock:
+            for key, seconds in there.items():
+                self._hold(key, now + seconds * 1_000_000_000)
+            for block in lost:
+                self._hold((block.network, block.scope), now + block.seconds * 1_000_000_000)
+            made = sorted(entry.instant for entry in known.values() if now - entry.instant < HOUR)
+            self._recent = deque([*made, *self._recent])
+        if there or lost:
+            self._say(f"Blocks: {len(there) + len(lost)} networks are blocked, {len(lost)} of them brought back.")
+        self._ready = True
+
+    def _put(self) -> None:
+        """All that wait, at once: into the kernel first, since that is what they wait for."""
+        with self._lock:
+            entries = list(self._waiting)
+            now = time.time_ns()
+        if not entries:
+            return
+        blocking.add(Block(entry.network, entry.scope, -((now - entry.until) // 1_000_000_000)) for entry in entries)
+        with self._lock:
+            for _ in entries:
+                self._waiting.popleft()
+        self._books.acted("blocks", len(entries))
+        for entry in entries:
+            seconds = (entry.until - entry.instant) / 1e9
+            self._say(f"Blocked: {shown(entry.network)} for {seconds:g} s ({entry.scope}): {entry.by}, on {entry.on}")
+        self._journal.write(entries)
+
+
+def shown(network: Network) -> str:
+    """An address, or a network with its length."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def parse(text: str) -> Network:
+    """An IPv4 address, an IPv6 address or /64; ValueError for anything else."""
+    words = f"an IPv4 address, or an IPv6 address or /64, not {text!r}"
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(words) from None
+    if found.prefixlen not in ((32,) if found.version == 4 else (64, 128)):
+        raise ValueError(words)
+    return source(str(found.network_address))

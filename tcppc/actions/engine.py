@@ -1,0 +1,283 @@
+"""From what happens to what is done about it: rules asked, jobs queued within bounds, workers that do them."""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import time_ns
+
+from tcppc.actions import registry
+from tcppc.actions.allow import Allowed
+from tcppc.actions.blocks import Blocker
+from tcppc.actions.event import Event
+from tcppc.actions.job import Job
+from tcppc.actions.rule import MATCHED_BYTES, Rule
+from tcppc.actions.tokens import Values
+from tcppc.capture.books import Books
+from tcppc.protocols.packet import SYN, address
+from tcppc.records import Encoder, Session, new_id
+from tcppc.sightings import Probe, Scan, name
+
+TICK_SECONDS = 0.5
+LOOK_SECONDS = 60.0
+STOP_SECONDS = 5.0
+# Events of one digest; more are counted in it.
+MOST_DIGEST = 1000
+
+
+@dataclass
+class _Digest:
+    """Events gathered since `began` (monotonic seconds); `texts` are at most MOST_DIGEST of `count` records."""
+
+    event: Event
+    began: float
+    count: int = 0
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the engine goes by; a reload makes new ones."""
+
+    rules: tuple[Rule, ...]
+    allowed: Allowed
+    encoder: Encoder
+    sensor: str
+    timeout: float
+    stamp: Callable[[int], str]
+
+
+class Engine:
+    """All actions of a sensor. What it is told of it takes in the caller's thread only as far as the queue."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        books: Books,
+        say: Callable[[str], None],
+        blocker: Blocker | None,
+        port: int,
+        most: int,
+        workers: int,
+    ) -> None:
+        self.blocker = blocker
+        self._books = books
+        self._say = say
+        self._port = port
+        self._jobs: queue.Queue[Job | None] = queue.Queue(most)
+        self._digests: dict[int, _Digest] = {}
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._looked = 0.0
+        self._told_allowed = self._told_full = -LOOK_SECONDS
+        self._terms = terms
+        self.set_terms(terms)
+        self._threads = [threading.Thread(target=self._tick, name="actions", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._work, name=f"action {number}", daemon=True) for number in range(workers)
+        ]
+
+    def set_terms(self, terms: Terms) -> None:
+        self._tell_digests(all_of_them=True)
+        terms.allowed.look()
+        self._terms = terms
+        self._on: dict[str, list[Rule]] = {}
+        for rule in terms.rules:
+            for on in rule.action.on:
+                self._on.setdefault(on, []).append(rule)
+        self.sessions = any(on in self._on for on in ("connect", "payload", "end"))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """What is gathered and queued is done, within `timeout` seconds; what is left then is counted."""
+        until = time.monotonic() + timeout
+        self._end.set()
+        self._threads[0].join(timeout)
+        self._tell_digests(all_of_them=True)
+        for _ in self._threads[1:]:
+            try:
+                self._jobs.put(None, timeout=max(0.0, until - time.monotonic()))
+            except queue.Full:  # workers that are held up end with the process
+                break
+        for thread in self._threads[1:]:
+            thread.join(max(0.0, until - time.monotonic()))
+        if left := sum(1 for job in list(self._jobs.queue) if job):
+            self._books.acted("dropped_stop", left)
+            self._say(f"Actions: {left} were still waiting at the stop, and were not done.")
+
+    # What may be acted upon.
+
+    def identify(self, session: Session) -> None:
+        """Give it the id that its record will have, before anything is told of it."""
+        if not session.id:
+            session.id = new_id(session.start)
+
+    def session(self, on: str, session: Session, data: bytes = b"") -> None:
+        """A TCP session was accepted (connect), said something (payload) or is over (end)."""
+        if rules := self._on.get(on):
+            if on == "end":
+                data = _beginning(session)
+            self._ask(rules, self._event_of(on, session, data, spoofable=False))
+
+    def datagram(self, session: Session) -> None:
+        """One datagram is all three at once."""
+        data = session.payloads[0][1]
+        self.identify(session)
+        for on in ("connect", "payload", "end"):
+            if rules := self._on.get(on):
+                self._ask(rules, self._event_of(on, session, data, spoofable=True))
+
+    def _event_of(self, on: str, session: Session, data: bytes, spoofable: bool) -> Event:
+        return Event(
+            on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
+            spoofable, lambda: self._terms.encoder.whole(session), data,
+        )  # fmt: skip
+
+    def sighting(self, seen: Probe | Scan) -> None:
+        """The watch saw a SYN, or found a scan."""
+        rules = self._on.get("syn" if isinstance(seen, Probe) else "scan")
+        if not rules or (isinstance(seen, Probe) and not seen.packet.flags & SYN):
+            return
+        if isinstance(seen, Probe):
+            packet = seen.packet
+            on, proto, src, sport, dst, dport = (
+                "syn", packet.proto, packet.src, packet.sport, packet.dst, packet.dport,
+            )  # fmt: skip
+        else:
+            on, proto, src, sport, dst, dport = (
+                "scan", seen.proto, seen.src, seen.sport, seen.hosts[-1], seen.ports[-1][1],
+            )  # fmt: skip
+        event = Event(
+            on, seen.instant, proto, address(src), sport, address(dst), dport, "", True,
+            lambda: self._terms.encoder.sighting(seen),
+        )  # fmt: skip
+        self._ask(rules, event)
+
+    def _ask(self, rules: Iterable[Rule], event: Event) -> None:
+        """Nothing that goes wrong here may cost the session."""
+        for rule in rules:
+            try:
+                if rule.wants(event):
+                    self._act(rule, event)
+            except Exception as problem:
+                self._books.acted("failed")
+                self._say(f"Action {rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
+
+    def _act(self, rule: Rule, event: Event) -> None:
+        if why := self._terms.allowed.why(event.src):
+            self._books.acted("allowed")
+            if time.monotonic() - self._told_allowed > LOOK_SECONDS:
+                self._told_allowed = time.monotonic()
+                self._say(f"Action {rule.name}: {event.src} is left alone: {why}.")
+            return
+        if not rule.due(event):
+            self._books.acted("suppressed")
+            return
+        if rule.action.dry_run:
+            self._books.acted("dry_run")
+            for words in would(rule, event, self._values(event, 1)):
+                self._say(f"Action {rule.name}: {_who(event)}: dry run: {words}")
+            return
+        if rule.may_block(event) and self.blocker:
+            if words := self.blocker.block(rule, event):
+                self._say(f"Action {rule.name}: {_who(event)}: {words}")
+        elif rule.action.block:
+            self._books.acted("spoofable_not_blocked")
+        if registry.wanted(rule):
+            self._gather(rule, event) if rule.action.digest else self._queue(rule, event, [event.record()], 1)
+
+    def _values(self, event: Event, count: int) -> Values:
+        return event.values(self._terms.stamp(event.instant), self._terms.sensor, self._port, count)
+
+    def _queue(self, rule: Rule, event: Event, texts: list[str], count: int, charged: int = -1) -> None:
+        text = f"[{','.join(texts)}]" if rule.action.digest else texts[0]
+        if charged < 0 and not self._books.take(len(text)):
+            self._books.acted("dropped_memory")
+            return
+        charge = len(text) if charged < 0 else charged
+        timeout = rule.action.timeout or self._terms.timeout
+        job = Job(rule, event, self._values(event, count), text, count, timeout, bool(rule.action.digest), charge)
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._books.give(charge)
+            dropped = self._books.acted("dropped_queue")
+            if time.monotonic() - self._told_full > LOOK_SECONDS:
+                self._told_full = time.monotonic()
+                self._say(f"Actions: {dropped} dropped so far: the queue is full.")
+
+    def _gather(self, rule: Rule, event: Event) -> None:
+        text = event.record()
+        with self._lock:
+            digest = self._digests.setdefault(id(rule), _Digest(event, time.monotonic()))
+            digest.count += 1
+            if len(digest.texts) < MOST_DIGEST and self._books.take(len(text)):
+                digest.texts.append(text)
+
+    def _tell_digests(self, all_of_them: bool = False) -> None:
+        now = time.monotonic()
+        due: list[tuple[Rule, _Digest]] = []
+        with self._lock:
+            for rule in self._terms.rules:
+                digest = self._digests.get(id(rule))
+                if digest and (all_of_them or now - digest.began >= rule.action.digest):
+                    due.append((rule, self._digests.pop(id(rule))))
+        for rule, digest in due:
+            self._queue(rule, digest.event, digest.texts, digest.count, sum(map(len, digest.texts)))
+
+    def _tick(self) -> None:
+        while not self._end.wait(TICK_SECONDS):
+            self._tell_digests()
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._terms.allowed.look()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._do(job)
+            except Exception as problem:  # a bug of ours must not cost a worker
+                self._books.acted("failed")
+                self._say(f"Action {job.rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
+            finally:
+                self._books.give(job.charge)
+
+    def _do(self, job: Job) -> None:
+        for kind in registry.wanted(job.rule).values():
+            outcome = kind(job)
+            self._books.acted("run" if outcome.well else "failed")
+            self._say(f"Action {job.rule.name}: {_who(job.event)}: {outcome.words}")
+
+
+def would(rule: Rule, event: Event, values: Values) -> list[str]:
+    """What would be done, a line each."""
+    action = rule.action
+    said = []
+    if rule.may_block(event):
+        said.append(f"block {event.src} for {action.block:g} s ({action.block_scope})")
+    elif action.block:
+        said.append("no block: anybody can send this in another's name, and the action does not name udp")
+    if action.command:
+        said.append(f"run {shlex.join(values.arguments(action.command))}")
+    return said + [f"{kind} {getattr(action, kind)}" for kind in ("webhook", "syslog") if getattr(action, kind)]
+
+
+def _beginning(session: Session) -> bytes:
+    """As much of all payloads together as is matched."""
+    found = bytearray()
+    for _, piece in session.payloads:
+        found += piece[: MATCHED_BYTES - len(found)]
+        if len(found) >= MATCHED_BYTES:
+            break
+    return bytes(found)
+
+
+def _who(event: Event) -> str:
+    return f"{name(event.src, event.sport)} -> {name(event.dst, event.dport)}"

@@ -1,0 +1,84 @@
+"""`tcppc blocks`: what is blocked, and blocks made and taken away by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tcppc import acting
+from tcppc.actions.blocks import parse, shown
+from tcppc.actions.event import Network
+from tcppc.actions.journal import Entry
+from tcppc.clock import Zone
+from tcppc.config import Config
+from tcppc.netfilter import blocking
+from tcppc.netfilter.blocking import Block
+from tcppc.netfilter.tools import RulesError
+
+__all__ = ["add", "listed", "parse", "remove", "shown"]
+
+
+def listed(config: Config) -> tuple[list[dict[str, str]], bool]:
+    """A row each: network, scope, since, until, by, on, why. False where nft could not be asked: then the undo log
+    alone knows. RulesError where neither can be read."""
+    zone, now = Zone(config.tcppc.timezone), time.time_ns()
+    journal = acting.journal(config)
+    try:
+        known = journal.in_force(now)
+    except OSError as problem:
+        raise RulesError(f"{journal.path}: cannot be read: {problem.strerror}") from None
+    try:
+        until = {key: now + seconds * 1_000_000_000 for key, seconds in blocking.blocked().items()}
+        sure = True
+    except RulesError:
+        until, sure = {key: entry.until for key, entry in known.items()}, False
+    rows = []
+    for (network, scope), end in sorted(until.items(), key=lambda item: item[1]):
+        entry = known.get((network, scope))
+        rows.append(
+            {
+                "network": shown(network),
+                "scope": scope,
+                "since": zone.seconds(entry.instant) if entry else "unknown",
+                "until": zone.seconds(entry.until if entry else end),
+                "by": entry.by if entry else "",
+                "on": entry.on if entry else "",
+                "why": entry.why if entry else "",
+            }
+        )
+    return rows, sure
+
+
+def add(config: Config, networks: Sequence[Network], seconds: float, scope: str, why: str, by: str) -> list[Network]:
+    """Blocks them from now on for so long, also those that are blocked already. RulesError where one may not be."""
+    allowed = acting.allowed(config)
+    allowed.look()
+    for network in networks:
+        if reason := allowed.why(str(network.network_address)):
+            raise RulesError(f"{shown(network)} is not blocked: {reason}")
+    blocking.put_in_place(config.tcppc.port, config.rules.mark, config.actions.blocks)
+    there = blocking.blocked()
+    blocking.remove((network, scope) for network in networks if (network, scope) in there)
+    blocking.add(Block(network, scope, round(seconds)) for network in networks)
+    now = time.time_ns()
+    until = now + round(seconds * 1e9)
+    _write(config, [Entry("block", now, network, scope, until, by, "", why) for network in networks])
+    return list(networks)
+
+
+def remove(config: Config, networks: Sequence[Network] | None, scope: str | None, why: str, by: str) -> list[Network]:
+    """Takes these, or all, out of the sets; returns those that were blocked."""
+    there = blocking.blocked()
+    wanted = [key for key in there if (networks is None or key[0] in networks) and scope in (None, key[1])]
+    blocking.remove(wanted)
+    now = time.time_ns()
+    _write(config, [Entry("unblock", now, network, place, 0, by, "", why) for network, place in wanted])
+    return [network for network, _ in wanted]
+
+
+def _write(config: Config, entries: list[Entry]) -> None:
+    journal = acting.journal(config)
+    try:
+        journal.write(entries)
+    except OSError as problem:
+        raise RulesError(f"it is done, but {journal.path} cannot be written: {problem.strerror}") from None
