@@ -17,7 +17,7 @@ from typing import Any
 import toml
 
 from tcppc import clock
-from tcppc.sections import Action, Actions, Capture, Files, Limits, Personas, Rules, Tcppc, Watch
+from tcppc.sections import Action, Actions, Capture, Files, Limits, Metrics, Personas, Rules, Tcppc, Watch
 from tcppc.values import port_list, text
 from tcppc.values import ports as port_ranges
 
@@ -37,6 +37,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     files: Files = field(default_factory=Files)
     watch: Watch = field(default_factory=Watch)
+    metrics: Metrics = field(default_factory=Metrics)
     actions: Actions = field(default_factory=Actions)
     action: tuple[Action, ...] = ()  # tables [[action]]
     source: str = ""
@@ -59,6 +60,7 @@ SECTIONS: dict[str, type] = {
     "limits": Limits,
     "files": Files,
     "watch": Watch,
+    "metrics": Metrics,
     "actions": Actions,
 }
 ACTION = "action"  # an array of tables, each an Action

@@ -43,6 +43,7 @@ _FIXED = {
     "tcppc": ("host", "port", "logFile", "maxFdNum"),
     "capture": ("tcp", "udp", "udp_buffer", "rules"),
     "watch": ("interface",),
+    "metrics": ("listen",),
     "actions": ("concurrency", "queue", "blocks", "blocks_per_hour"),
     "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over"),
 }
@@ -78,6 +79,9 @@ def _start(sensor: Sensor) -> None:
     if sensor.prober:
         sensor.prober.start()
     acting.start(sensor)
+    if sensor.metrics:
+        sensor.metrics.start()
+        log(f"Metrics: http://{sensor.metrics.name}/metrics")
     for watch in sensor.watches:
         watch.start()
         log(f"Watch: {watch.interface}")
@@ -123,6 +127,8 @@ def _stop(sensor: Sensor) -> int:
     if left:
         sensor.log(f"{left} sessions did not end in time.")
     acting.stop(sensor)
+    if sensor.metrics:
+        sensor.metrics.stop()
     whole = sensor.writer.stop(WRITER_SECONDS)
     if sensor.keeper:
         sensor.keeper.stop(1.0)

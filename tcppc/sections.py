@@ -13,6 +13,7 @@ from tcppc.values import (
     command,
     duration,
     interfaces,
+    listen,
     names_of,
     networks,
     port_list,
@@ -174,6 +175,15 @@ class Watch:
     slow_hosts: int = setting(20, whole(0, 64), "the same for slow sweeps; 0: none is looked for")
     slow_window: float = setting(6 * 3600, duration(60, 7 * 86400), "seconds in which those of a slow scan come")
     sources: int = setting(1 << 18, whole(1024, 1 << 24), "sources remembered, who was silent longest goes first")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Numbers for Prometheus."""
+
+    listen: str = setting(
+        "", listen, 'address for /metrics and /healthz, such as "127.0.0.1:2112"; empty: none. Keep strangers from it'
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tcppc import acting
+from tcppc import acting, metrics
 from tcppc.actions.engine import Engine
 from tcppc.capture import capabilities, certificate, limits, sockets, tls
 from tcppc.capture.books import Books
@@ -28,6 +28,7 @@ from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, persona_table
 from tcppc.listeners import StartError, open_sockets
 from tcppc.log import Log
+from tcppc.metrics import Metrics
 from tcppc.personas.registry import Personas
 from tcppc.records import Encoder
 from tcppc.rules import SensorRules
@@ -58,6 +59,7 @@ class Sensor:
     origin: Origin | None = None
     watches: list[Watch] = field(default_factory=list)
     engine: Engine | None = None
+    metrics: Metrics | None = None
 
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
@@ -164,6 +166,7 @@ def check(config: Config) -> None:
         sockets.resolve(config.tcppc.host)
         personas(config)
         acting.rules(config)
+        metrics.check(config)
     except sockets.ListenError as problem:
         raise ConfigError(str(problem)) from None
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
@@ -219,6 +222,8 @@ def build(config: Config) -> Sensor:
     open_watches(made)
     made.engine = acting.build(made)
     acting.use(made)
+    made.metrics = metrics.build(made)
+    writer.metered = made.metrics is not None
     made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
     _say_missing(made)
     return made

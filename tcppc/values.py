@@ -102,6 +102,25 @@ def duration(low: float, high: float) -> Converter:
     return convert
 
 
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})")
+
+
+def host_and_port(value: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 address in brackets."""
+    match = _HOST_PORT.fullmatch(value)
+    if not match or int(match[3]) > 65535:
+        raise ValueError(f"an address and port such as 127.0.0.1:2112 or [::1]:2112, not {value!r}")
+    return match[1] or match[2], int(match[3])
+
+
+def listen(value: Any) -> str:
+    """As `host_and_port`, as text; empty for none."""
+    given = text(value)
+    if given:
+        host_and_port(given)
+    return given
+
+
 def network(value: str) -> IPv4Network | IPv6Network:
     """An address or network, such as 198.51.100.7 or 2001:db8::/32."""
     try:

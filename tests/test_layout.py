@@ -85,6 +85,7 @@ FLOORS = {
     "tcppc.listeners": 4,
     "tcppc.acting": 4,
     "tcppc.blocks": 4,
+    "tcppc.metrics": 4,
     "tcppc.watching": 4,
     "tcppc.cli": 5,
     "tcppc.__main__": 6,

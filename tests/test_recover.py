@@ -37,8 +37,7 @@ def events_of(number: int, handshake: list[bytes], pieces: list[bytes]) -> tuple
         lines.append(encoder.step(records.Step(session, "payload", index, BEGIN + index, data)))
     session.bytes, session.end, session.closed = len(b"".join(pieces)), BEGIN + 99, "peer"
     lines.append(encoder.line(session))
-    identity, session.id = session.id, ""
-    record = json.loads(encoder.line(session)) | {"id": identity}
+    record = json.loads(encoder.whole(session))
     return record, [line.encode() + b"\n" for line in lines]
 
 

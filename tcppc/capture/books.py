@@ -10,8 +10,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from tcppc.records import Session
 from tcppc.sections import Limits
 
 # What a session costs beside its payload bytes, and a payload beside its own. tracemalloc on CPython 3.11 says 522
@@ -31,11 +33,15 @@ class Books:
     """Bounds and counts, shared by the servers and the writer."""
 
     def __init__(self, limits: Limits, threads: int = 1 << 20) -> None:
-        self._lock = threading.Lock()
+        self.lock = self._lock = threading.Lock()
         self.open = 0
         self.accepted = 0
+        self.datagrams = 0  # of them
         self.recorded = 0  # sessions that are in the data file, or were logged where there is none
         self.bytes_in = 0  # received in those
+        self.payloads = 0
+        self.ended: Counter[tuple[str, str]] = Counter()  # recorded ones by proto and how they closed
+        self.ports: Counter[tuple[str, int]] = Counter()  # recorded ones by transport and port touched
         self.lines = 0  # written to data files
         self.bytes_written = 0
         self.held = 0  # bytes of the memory bound in use
@@ -127,6 +133,7 @@ class Books:
         """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted."""
         with self._lock:
             self.accepted += 1
+            self.datagrams += 1
             if self.held + size + SESSION_CHARGE > self.limits.memory:
                 self.dropped[self.scarce] += 1
                 return False
@@ -154,6 +161,16 @@ class Books:
             self.held -= charge
             self.lines += lines
             self.bytes_written += bytes_written
+
+    def tally(self, sessions: Sequence[Session]) -> None:
+        """What the metrics tell of recorded sessions."""
+        ended = [(session.proto, session.closed or "datagram") for session in sessions]
+        ports = [("udp" if session.proto == "udp" else "tcp", session.dport) for session in sessions]
+        payloads = sum([len(session.payloads) for session in sessions])
+        with self._lock:
+            self.ended.update(ended)
+            self.ports.update(ports)
+            self.payloads += payloads
 
     def drop(self, cause: str, sessions: int = 1) -> None:
         """Sessions that will be in no file."""

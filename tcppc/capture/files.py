@@ -118,6 +118,7 @@ class DataFile:
         self._closed = closed
         self._ledger = ledger
         self._fd = -1
+        self.turns = -1  # files opened after the first
         self.size = 0  # of the file that is open
         self.first = self.last = 0
         self._period = 0
@@ -170,6 +171,7 @@ class DataFile:
         if before not in ("", path):
             self._closed(before)
         self._fd, self.size, self._period = fd, size, period
+        self.turns += 1
         self._identity = (status.st_dev, status.st_ino)
         self.sessions = self.first = self.last = 0
         if self._ledger:

@@ -128,6 +128,10 @@ class Prober:
         """Does each listener answer, as far as is known?"""
         return all(self._alive.values())
 
+    def dead(self) -> int:
+        """How many do not."""
+        return sum(not alive for alive in list(self._alive.values()))
+
     def _run(self) -> None:
         while not self._end.wait(PAUSE_SECONDS):
             for kind, listener in self._listeners:

@@ -66,6 +66,7 @@ class Writer:
         self._file = file
         self._ledger = ledger
         self.captures: Captures | None = None
+        self.metered = False  # does anybody want what the metrics tell of each session?
         self._waiting: list[Line] = []
         self._batch: _Batch | None = None
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
@@ -269,6 +270,8 @@ class Writer:
             self._books.settle(count, bytes_in, charge, len(items), written)
         else:
             self._books.settle(count, bytes_in, charge, 0, 0)
+        if self.metered:
+            self._books.tally(sessions)
         if self.captures:
             self.captures.add(sessions)
         if not self._intake.talkative:

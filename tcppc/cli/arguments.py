@@ -70,6 +70,7 @@ SENSOR: Settings = (
     (("--logtype",), ("files", "logtype"), {"metavar": "single|multi"}),
     (("--session-dir",), ("files", "session_dir"), {"metavar": "DIR"}),
     (("--persona",), ("personas", "default"), {"metavar": "NAME"}),
+    (("--metrics",), ("metrics", "listen"), {"metavar": "HOST:PORT"}),
     (("--mode",), ("rules", "mode"), {"metavar": "tproxy|redirect"}),
     (("-disable-tcp-server",), ("capture", "tcp"), {"action": "store_const", "const": False}),
     (("-disable-udp-server",), ("capture", "udp"), {"action": "store_const", "const": False}),

@@ -19,7 +19,7 @@ examples:
 It needs CAP_NET_RAW. The sensor has the same watch in it: [watch] interface = "eth0" in its file.
 """
 
-_OF_SENSOR = ("-w", "-T", "-offset", "-z", "-L", "--sensor", "-q")
+_OF_SENSOR = ("-w", "-T", "-offset", "-z", "-L", "--sensor", "-q", "--metrics")
 SETTINGS: Settings = (
     (("-i", "--interface"), ("watch", "interface"), {"action": "append", "metavar": "IF"}),
     (("--address",), ("watch", "address"), {"action": "append", "metavar": "ADDRESS"}),

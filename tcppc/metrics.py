@@ -1,0 +1,254 @@
+"""What the sensor counts, for Prometheus, and whether it is well, over HTTP.
+
+Everything is read from the books at a scrape: a session costs nothing more for it. No label is ever made of an address
+or of a stranger's bytes; ports are labels for the TOP_PORTS busiest ones alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import socket
+import socketserver
+import threading
+import wsgiref.simple_server
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tcppc import __version__
+from tcppc.capture.sockets import shown
+from tcppc.config import Config, ConfigError
+from tcppc.values import host_and_port
+
+if TYPE_CHECKING:
+    from tcppc.sensor import Sensor
+
+TOP_PORTS = 20
+# Who scrapes is an operator's; even so, a port that is left open by mistake must not cost threads without bound.
+MOST_REQUESTS = 16
+REQUEST_SECONDS = 10.0
+
+
+def check(config: Config) -> None:
+    """ConfigError where the package for it is missing."""
+    if config.metrics.listen:
+        try:
+            import prometheus_client  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "metrics.listen (--metrics): the package prometheus-client is missing: pip install 'tcppc[metrics]'"
+            ) from None
+
+
+class Collector:
+    """The sensor's numbers as metric families, at each scrape anew."""
+
+    def __init__(self, sensor: Sensor) -> None:
+        self._sensor = sensor
+
+    def collect(self) -> Iterator[Any]:
+        yield from self._sessions()
+        yield from self._writing()
+        yield from self._trouble()
+        yield from self._watching()
+        yield from self._itself()
+
+    def _sessions(self) -> Iterator[Any]:
+        books = self._sensor.books
+        counts = books.counts()
+        datagrams = books.datagrams
+        yield _counter(
+            "sessions_started", "Connections accepted and datagrams read.", ("proto",),
+            {("tcp",): counts["accepted"] - datagrams, ("udp",): datagrams},
+        )  # fmt: skip
+        yield _gauge("sessions_open", "Sessions open now.", counts["open"])
+        yield _counter("sessions_ended", "Sessions recorded, by how they closed.", ("proto", "cause"), books.ended)
+        for name, about, label in (
+            ("refused", "Sessions closed at once by a bound.", "bound"),
+            ("truncated", "Sessions whose payloads a bound cut.", "bound"),
+            ("dropped", "Sessions that reached no file.", "cause"),
+        ):
+            yield _counter(f"sessions_{name}", about, (label,), {(key,): count for key, count in counts[name].items()})
+        yield _counter("received_bytes", "Bytes received in recorded sessions.", (), {(): counts["bytes_in"]})
+        yield _counter("payloads", "Payloads of recorded sessions.", (), {(): books.payloads})
+        busiest = heapq.nlargest(TOP_PORTS, list(books.ports.items()), key=lambda item: item[1])
+        yield _counter(
+            "port_sessions", f"Recorded sessions of the {TOP_PORTS} ports touched most.", ("proto", "port"),
+            {(proto, str(port)): count for (proto, port), count in busiest},
+        )  # fmt: skip
+
+    def _writing(self) -> Iterator[Any]:
+        sensor = self._sensor
+        counts = sensor.books.counts()
+        yield _gauge("held_bytes", "Bytes of the memory bound in use.", sensor.books.held)
+        yield _gauge("memory_limit_bytes", "The memory bound, limits.memory.", sensor.books.limits.memory)
+        yield _gauge("queue_items", "Sessions and events on their way to the writer.", len(sensor.intake))
+        yield _counter("lines_written", "Lines written to data files.", (), {(): counts["lines"]})
+        yield _counter("written_bytes", "Bytes written to data files.", (), {(): counts["bytes"]})
+        turns = sensor.file.turns if sensor.file else 0
+        yield _counter("rotations", "Data files opened after the first.", (), {(): max(0, turns)})
+        yield _counter("log_lines_lost", "Log lines that their destination did not take.", (), {(): sensor.log.lost})
+
+    def _trouble(self) -> Iterator[Any]:
+        errors = self._sensor.books.counts()["errors"]
+        yield _counter("kernel_udp_drops", "Datagrams lost by the kernel.", (), {(): errors.pop("kernel_udp_drops", 0)})
+        yield _counter(
+            "watch_kernel_drops", "Packets that the watch lost.", (), {(): errors.pop("watch_kernel_drops", 0)}
+        )
+        accept = {name: count for name, count in errors.items() if name.startswith("accept_")}
+        yield _counter(
+            "accept_errors", "Errors of accept(2), by name.", ("error",),
+            {(name.removeprefix("accept_"),): count for name, count in accept.items()},
+        )  # fmt: skip
+        yield _counter(
+            "errors", "Other things that went wrong, by name.", ("name",),
+            {(name,): count for name, count in errors.items() if name not in accept},
+        )  # fmt: skip
+
+    def _watching(self) -> Iterator[Any]:
+        sensor, books = self._sensor, self._sensor.books
+        with books.lock:
+            seen, scans, actions = dict(books.seen), dict(books.scans), dict(books.actions)
+        yield _counter("tcpcap_processed_conns", "SYNs seen; tcpcap's name.", (), {(): seen.get("syn", 0)}, "")
+        blocked = actions.pop("blocks", 0)
+        yield _counter("tcpcap_processed_blocks", "Sources blocked; tcpcap's name.", (), {(): blocked}, "")
+        yield _counter(
+            "watch_packets", "Packets the watch looked at.", ("kind",),
+            {(kind,): seen.get(kind, 0) for kind in ("syn", "probe", "datagram")},
+        )  # fmt: skip
+        yield _counter(
+            "scans", "Scans found.", ("kind", "proto", "window"),
+            {(kind, proto, "slow" if slow else "short"): count for (kind, proto, slow), count in scans.items()},
+        )  # fmt: skip
+        sources = sum(len(watch.detector) for watch in sensor.watches)
+        yield _gauge("watch_sources", "Sources that the watch remembers.", sources)
+        yield _counter(
+            "actions", "Actions by what became of them.", ("result",),
+            {(name,): actions.get(name, 0) for name in {"run", "failed", "dropped_queue", *actions}},
+        )  # fmt: skip
+        blocker = sensor.engine.blocker if sensor.engine else None
+        yield _gauge("blocks_active", "Networks blocked now.", blocker.active() if blocker else 0)
+
+    def _itself(self) -> Iterator[Any]:
+        sensor = self._sensor
+        yield _gauge("threads", "Threads of the process.", threading.active_count())
+        yield _gauge("healthy", "1 while all listeners answer and the writer turns.", int(sensor.well()))
+        yield _gauge("listeners_dead", "Listeners that do not answer.", sensor.prober.dead() if sensor.prober else 0)
+        build = _gauge("build_info", "Version of tcppc.", None, ("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+
+
+def _counter(
+    name: str, about: str, labels: tuple[str, ...], values: Mapping[Any, float], prefix: str = "tcppc_"
+) -> Any:
+    from prometheus_client.core import CounterMetricFamily
+
+    family = CounterMetricFamily(f"{prefix}{name}", about, labels=labels)
+    for key, value in sorted(values.items()):
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, about: str, value: float | None, labels: tuple[str, ...] = ()) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"tcppc_{name}", about, labels=labels)
+    if value is not None:
+        family.add_metric((), value)
+    return family
+
+
+class _Handler(wsgiref.simple_server.WSGIRequestHandler):
+    timeout = REQUEST_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return  # a scrape is no news
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:  # a client that went away, or took too long
+            self.close_connection = True
+
+
+class _HTTPServer(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
+    daemon_threads = True
+    _room = threading.BoundedSemaphore(MOST_REQUESTS)
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", self.server_address[1]  # no look-up of names
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        return  # of one request, whose client sees that it failed
+
+
+class Metrics:
+    """Serves /metrics and /healthz. OSError from the constructor where the address cannot be had."""
+
+    def __init__(self, listen: str, sensor: Sensor) -> None:
+        import prometheus_client
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Collector(sensor))
+        ProcessCollector(registry=registry)
+        host, port = host_and_port(listen)
+        self._sensor = sensor
+        self._metrics = prometheus_client.make_wsgi_app(registry)
+
+        class Server(_HTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        self._server = Server((host, port), _Handler)
+        self._server.set_app(self._serve)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    @property
+    def name(self) -> str:
+        return shown(*self._server.server_address[:2])  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start)
+            return answer
+        if path == "/healthz":
+            well = self._sensor.well()
+            status, text = ("200 OK", "ok\n") if well else ("503 Service Unavailable", "not well: see the log\n")
+        else:
+            status, text = "404 Not Found", "/metrics or /healthz\n"
+        start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
+        return [text.encode("ascii")]
+
+
+def build(made: Sensor) -> Metrics | None:
+    """None where none is asked for; where the address cannot be had, a line in the log, and the sensor goes on."""
+    listen = made.config.metrics.listen
+    if not listen:
+        return None
+    try:
+        return Metrics(listen, made)
+    except OSError as problem:
+        made.log(f"Metrics {listen}: {problem.strerror or problem}; there are none, all else goes on.")
+        return None
