@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 from time import time_ns
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from tcppc.capture.books import STEP_CHARGE
 from tcppc.capture.sockets import set_receive_timeout
 from tcppc.capture.tls import Tunnel
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import MOST_SAID, Place, Talk
 from tcppc.records import Session, Step
 from tcppc.spoken import REPLY_CHARGE, Spoken
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_ROUNDS = 5000
 MOST_BYTES = 4 << 20
-MOST_REPLY = 256 << 10
+MOST_REPLY = MOST_SAID
 """What one session may be told: pieces, bytes in all, bytes at once."""
 
 # Who waits to be greeted may still be one who is about to say a ClientHello.
@@ -31,6 +32,8 @@ FIRST_READ = 2048
 LINGER_SECONDS = 5.0
 # A persona's own pause, at most: a stop waits for it.
 MOST_DELAY = 5.0
+
+SAY_AGAIN_SECONDS = 60.0
 
 BOUND = "bound: "
 
@@ -55,6 +58,8 @@ def safe(problem: Exception) -> str:
 class Answering:
     """What one session is told. Nothing here raises but what sending raises."""
 
+    told = -SAY_AGAIN_SECONDS  # when the log last heard of a fault (monotonic seconds)
+
     def __init__(self, talk: Talk, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
         self.unheard = b""  # came before the persona was asked, while it might have been TLS
         self._talk: Talk | None = talk
@@ -63,6 +68,7 @@ class Answering:
         self._timeout = terms.timeout / 1e9
         self._deadline = session.start + terms.duration
         self._heard = 0
+        self._pushing = threading.Lock()  # held while another session's thread says something here
         self._books = server.books
         self._say = server.log
         self._intake = server.intake if server.intake.steps else None
@@ -87,7 +93,7 @@ class Answering:
             except BlockingIOError:
                 pass
             finally:
-                set_receive_timeout(self._sock, self._timeout)
+                self._wait_for(self._timeout)
         self._send(self._ask(lambda talk: b""))
         return b""
 
@@ -110,12 +116,12 @@ class Answering:
 
     def _push(self, data: bytes) -> None:
         """Another session of the same client has this said here, in its own thread, and that is all."""
-        if talk := self._talk:
-            talk.done = True
-            try:
-                self._send(self._ask(lambda _: data))
-            except OSError:  # gone meanwhile, which its own thread finds too
-                return
+        with self._pushing:
+            if talk := self._talk:
+                talk.done = True
+                # Gone meanwhile, which its own thread finds too.
+                with contextlib.suppress(OSError):
+                    self._send(self._ask(lambda _: data))
 
     def _send(self, reply: bytes) -> None:
         talk = self._talk
@@ -133,7 +139,17 @@ class Answering:
                 self._put(b"")
             with contextlib.suppress(OSError):  # gone already
                 self._sock.shutdown(socket.SHUT_WR)
-            set_receive_timeout(self._sock, min(LINGER_SECONDS, self._timeout))
+            self._wait_for(min(LINGER_SECONDS, self._timeout))
+
+    def _wait_for(self, seconds: float) -> None:
+        """The next read waits so long, and not beyond the longest duration."""
+        left = (self._deadline - time_ns()) / 1e9
+        set_receive_timeout(self._sock, max(0.001, min(seconds, left)))
+
+    def close(self) -> None:
+        """The session is over: what another one would have said here from now on is not said."""
+        with self._pushing:
+            self._talk = None
 
     def _put(self, data: bytes) -> None:
         """Send it whole, in the time of an idle session at most: one who reads a byte a minute is ended as such."""
@@ -172,7 +188,11 @@ class Answering:
         self._talk = None
         self._spoken.error = safe(problem)
         count = self._books.error("persona_errors")
-        self._say(f"Persona {self._spoken.persona}: {self._spoken.error} ({count} times so far); the session goes on.")
+        if time.monotonic() - Answering.told >= SAY_AGAIN_SECONDS:
+            Answering.told = time.monotonic()
+            self._say(
+                f"Persona {self._spoken.persona}: {self._spoken.error} ({count} times so far); the session goes on."
+            )
 
     def _bounded(self, data: bytes) -> bytes:
         """What of it may be said; it is in the record then."""

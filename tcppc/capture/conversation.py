@@ -99,6 +99,8 @@ class Conversation:
         except OSError as problem:
             session.closed = "shutdown" if self._server.stopping else "error"
             self._books.error(f"read_{problem.errno}")
+        if self._answering:
+            self._answering.close()
         if self._terms.tls_mode == "on" and session.tls is None:
             session.proto = "tls"
             session.tls = TLS(error="the connection ended before a whole ClientHello")
@@ -283,7 +285,8 @@ class Conversation:
 
     def _shake_hands(self, tunnel: tls_layer.Tunnel, head: bytes, record: TLS) -> None:
         """One idle timeout for the whole handshake, so that a trickle cannot stretch it."""
-        until = min(self.session.start + self._terms.timeout, self._deadline)
+        begun = self.session.start if head else time_ns()  # as the client and a persona agreed upon: now
+        until = min(begun + self._terms.timeout, self._deadline)
         heard = bytearray(head)
         if head:
             tunnel.feed(head)

@@ -14,6 +14,9 @@ from tcppc.personas.identity import Identity
 MOST_LINE = 4096
 """Bytes of a line; what is longer is taken for a line that ends there."""
 
+MOST_SAID = 256 << 10
+"""Bytes said at once: a persona that has so many stops answering there, and capture/answering.py ends it."""
+
 MOST_CREDENTIALS = 100
 MOST_CREDENTIAL = 256
 """Credentials kept of a session, and characters kept of each name and password."""
@@ -104,17 +107,17 @@ class LineTalk(Talk):
 
     def hear(self, data: bytes) -> bytes:
         self._heard += data
-        said = []
-        while self._heard and not self.done and not self.starttls:
+        said = bytearray()
+        while self._heard and not self.done and not self.starttls and len(said) <= MOST_SAID:
             end = self._heard.find(b"\n", 0, MOST_LINE)
             if end < 0 and len(self._heard) < MOST_LINE:
                 break
             line = bytes(self._heard[: end if end >= 0 else MOST_LINE])
             del self._heard[: end + 1 if end >= 0 else MOST_LINE]
-            said.append(self.line(line.rstrip(b"\r")))
+            said += self.line(line.rstrip(b"\r"))
         if self.starttls or self.done:
             self._heard.clear()  # what was said in clear text before TLS does not count after it (RFC 3207 §6)
-        return b"".join(said)
+        return bytes(said)
 
     def line(self, line: bytes) -> bytes:
         """What is said to one line."""
@@ -133,3 +136,7 @@ class Answerer:
     def answer(self, data: bytes, place: Place, findings: Findings) -> bytes:
         """The reply to one datagram; empty for none."""
         return b""
+
+    def named(self, data: bytes, place: Place, findings: Findings) -> tuple[str, bytes]:
+        """(whose reply, the reply); threads share an Answerer."""
+        return self.name, self.answer(data, place, findings)

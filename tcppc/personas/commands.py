@@ -68,23 +68,22 @@ class Machine:
 
     def _call(self, words: list[str], piped: str | None) -> Answer:
         name = words[0].rpartition("/")[2]
-        if name == "busybox":
-            return self._busybox(words[1:], piped)
-        if name in _SHELLS or name in ("sudo", "nohup", "exec", "command", "time"):
-            return self._call(words[1:], piped) if len(words) > 1 and not words[1].startswith("-") else ("", 0)
+        while name in _SHELLS or name in _BEFORE or name == "busybox":
+            words = words[1:]
+            if not words and name == "busybox":
+                return "BusyBox v1.35.0 multi-call binary.\n\nUsage: busybox [function [arguments]...]\n", 0
+            if not words or (name != "busybox" and words[0].startswith("-")):
+                return "", 0
+            inner = words[0].rpartition("/")[2]
+            if name == "busybox" and words[0] not in COMMANDS and words[0] not in _SHELLS:
+                return f"{words[0]}: applet not found\n", 127
+            name = inner
         command = COMMANDS.get(name)
         if command is None:
             if "/" in words[0]:
                 return self._execute(words[0])
             return f"bash: {words[0]}: command not found\n", 127
         return command(self, words[1:], piped or "")
-
-    def _busybox(self, words: list[str], piped: str | None) -> Answer:
-        if not words:
-            return "BusyBox v1.35.0 multi-call binary.\n\nUsage: busybox [function [arguments]...]\n", 0
-        if words[0] in COMMANDS or words[0] in _SHELLS:
-            return self._call(words, piped)
-        return f"{words[0]}: applet not found\n", 127
 
     def _execute(self, path: str) -> Answer:
         """A file of this session's own: it does nothing, and says nothing."""
@@ -97,6 +96,7 @@ class Machine:
         return ("", 0) if node.mode & 0o111 else (f"bash: {path}: Permission denied\n", 126)
 
 
+_BEFORE = ("sudo", "nohup", "exec", "command", "time")
 _SHELLS = ("sh", "bash", "ash", "dash", "enable", "system", "shell", "linuxshell")
 
 

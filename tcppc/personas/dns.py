@@ -5,7 +5,7 @@ Over UDP the reply is the question with "refused" set, so it is never longer. Ov
 
 from __future__ import annotations
 
-from tcppc.personas.base import Answerer, Findings, Place, Talk
+from tcppc.personas.base import MOST_SAID, Answerer, Findings, Place, Talk
 from tcppc.personas.identity import Identity
 
 REFUSED, NOT_IMPLEMENTED, FORMAT_ERROR = 5, 4, 1
@@ -64,7 +64,7 @@ class Dns(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = b""
-        while len(self._heard) >= 2:
+        while len(self._heard) >= 2 and len(said) <= MOST_SAID:
             size = int.from_bytes(self._heard[:2], "big")
             if len(self._heard) < 2 + size:
                 break

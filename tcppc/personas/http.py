@@ -7,7 +7,8 @@ import time
 from base64 import b64decode
 from urllib.parse import parse_qsl
 
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import MOST_SAID, Place, Talk
+from tcppc.personas.chunked import Chunks
 from tcppc.personas.identity import Identity
 
 MOST_HEAD = 64 << 10
@@ -37,7 +38,7 @@ class Http(Talk):
         super().__init__(identity, place)
         self._heard = bytearray()
         self._left = 0  # bytes of a body still to come
-        self._chunked = False
+        self._chunks: Chunks | None = None
         self._body = bytearray()
         self._pending: bytes | None = None  # the answer that waits for its request's body
         self._requests = 0
@@ -47,7 +48,7 @@ class Http(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = bytearray()
-        while self._heard and not self.done:
+        while self._heard and not self.done and len(said) <= MOST_SAID:
             answer = self._body_goes_on() if self._pending is not None else self._head()
             if answer is None:
                 break
@@ -96,10 +97,11 @@ class Http(Talk):
         )
         answer = self._choose(method, target, version, fields, keep)
         length = fields.get(b"content-length", b"0")
-        self._chunked = b"chunked" in fields.get(b"transfer-encoding", b"").lower()
+        chunked = b"chunked" in fields.get(b"transfer-encoding", b"").lower()
+        self._chunks = Chunks() if chunked else None
         self._left = int(length) if length.isdigit() and len(length) < 16 else 0
         self._keep = keep
-        if not self._chunked and not self._left:
+        if not chunked and not self._left:
             self.done = not keep
             return answer
         self._pending = answer
@@ -108,11 +110,12 @@ class Http(Talk):
 
     def _body_goes_on(self) -> bytes | None:
         """Some of a body came; None where more is needed."""
-        if self._chunked:
-            self._keep_body(bytes(self._heard))
-            ended = b"0\r\n\r\n" in self._heard[-64:] or b"\r\n0\r\n" in self._heard
-            del self._heard[: -8 if not ended else len(self._heard)]
-            if not ended:
+        if self._chunks:
+            try:
+                self._keep_body(self._chunks.take(self._heard))
+            except ValueError:
+                return self._too_long(400)
+            if not self._chunks.ended:
                 return None
         else:
             taken = min(self._left, len(self._heard))

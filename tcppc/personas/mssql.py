@@ -5,7 +5,7 @@ SQL Server runs on Linux as well, so it goes together with the rest of the ident
 
 from __future__ import annotations
 
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import MOST_SAID, Place, Talk
 from tcppc.personas.identity import Identity
 
 MOST_PACKET = 32767
@@ -40,7 +40,7 @@ class Mssql(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = b""
-        while len(self._heard) >= 8 and not self.done:
+        while len(self._heard) >= 8 and not self.done and len(said) <= MOST_SAID:
             kind, last, size = self._heard[0], self._heard[1] & 1, int.from_bytes(self._heard[2:4], "big")
             if kind not in (_PRELOGIN, _LOGIN7) or not 8 <= size <= MOST_PACKET:
                 self.done = True

@@ -5,7 +5,7 @@ few answers for those who are let in. A password is never sent in clear text: wh
 
 from __future__ import annotations
 
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import MOST_SAID, Place, Talk
 from tcppc.personas.identity import Identity
 
 MOST_PACKET = 64 << 10
@@ -54,7 +54,7 @@ class Mysql(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = b""
-        while len(self._heard) >= 4 and not self.done:
+        while len(self._heard) >= 4 and not self.done and len(said) <= MOST_SAID:
             size, number = int.from_bytes(self._heard[:3], "little"), self._heard[3]
             if size > MOST_PACKET:
                 self.done = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from tcppc.personas.base import Answerer, Findings, Place, Talk
+from tcppc.personas.base import MOST_SAID, Answerer, Findings, Place, Talk
 from tcppc.personas.identity import Identity
 from tcppc.protocols import rpc
 
@@ -116,7 +116,7 @@ class Portmap(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = b""
-        while len(self._heard) >= 4 and not self.done:
+        while len(self._heard) >= 4 and not self.done and len(said) <= MOST_SAID:
             head = int.from_bytes(self._heard[:4], "big")
             size = head & 0x7FFFFFFF
             if size + len(self._record) > MOST_RECORD or (size == 0 and not head >> 31):

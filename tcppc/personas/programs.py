@@ -84,22 +84,25 @@ def _ls(machine: Machine, words: list[str], piped: str) -> Answer:
         path = absolute(target, machine.folder)
         try:
             node = machine.tree.get(path)
-            names = [target] if node.data is not None or "d" in flags else machine.tree.names(path)
+            itself = node.data is not None or "d" in flags
+            found = (
+                [(target, node)]
+                if itself
+                else [(name, machine.tree.get(absolute(name, path))) for name in machine.tree.names(path)]
+            )
         except TreeError as problem:
             lines.append(f"ls: cannot access '{target}': {problem}")
             status = 2
             continue
         if len(targets) > 1:
             lines.append(f"{target}:")
-        shown = [name for name in names if "a" in flags or not name.startswith(".")]
+        shown = [(name, of) for name, of in found if itself or "a" in flags or not name.startswith(".")]
         if "l" not in flags:
-            lines.append("\n".join(shown) if "1" in flags else "  ".join(shown))
+            lines.append(("\n" if "1" in flags else "  ").join(name for name, _ in shown))
             continue
-        lines.append(f"total {4 * len(shown)}")
-        for name in shown:
-            lines.append(
-                long_line(name, machine.tree.get(absolute(name, path if node.data is None else "/")), machine.place.now)
-            )
+        if not itself:
+            lines.append(f"total {4 * len(shown)}")
+        lines += [long_line(name, of, machine.place.now) for name, of in shown]
     text = "\n".join(line for line in lines if line)
     return (f"{text}\n" if text else ""), status
 

@@ -5,9 +5,10 @@ Keys are remembered for the session. CONFIG, SLAVEOF and SAVE say OK and do noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from tcppc.personas.base import Place, Talk
+from tcppc.personas.base import MOST_SAID, Place, Talk
 from tcppc.personas.identity import Identity
 
 MOST_ARGUMENTS = 1024
@@ -16,7 +17,9 @@ MOST_COMMAND = 1 << 20
 MOST_INLINE = 64 << 10
 MOST_KEYS = 100
 MOST_VALUE = 4096
-"""Of one command: arguments, bytes of one and of all; of an inline command bytes; keys kept and bytes of each value."""
+MOST_NAMES = 16 << 10
+"""Of one command: arguments, bytes of one and of all; of an inline command bytes; keys kept, bytes of each value and of
+all their names."""
 
 OK = b"+OK\r\n"
 NIL = b"$-1\r\n"
@@ -42,7 +45,7 @@ class Redis(Talk):
     def hear(self, data: bytes) -> bytes:
         self._heard += data
         said = bytearray()
-        while self._heard and not self.done:
+        while self._heard and not self.done and len(said) <= MOST_SAID:
             try:
                 words = self._next()
             except ValueError as problem:
@@ -103,7 +106,7 @@ class Redis(Talk):
                 raise ValueError(wrong)
             return None
         text = bytes(self._heard[1:end])
-        if not text.lstrip(b"-").isdigit() or not -1 <= int(text) <= most:
+        if not re.fullmatch(rb"-?\d{1,10}", text) or not -1 <= int(text) <= most:
             raise ValueError(wrong)
         del self._heard[: end + 2]
         return max(0, int(text))
@@ -169,7 +172,8 @@ class Redis(Talk):
         if verb == b"GET" and len(words) > 1:
             name = words[1].lower()
             names = [name] if name in self._config else list(self._config) if name == b"*" else []
-            return array([item for key in names for item in (key, self._config[key])])
+            pairs = b"".join(bulk(key) + bulk(self._config[key]) for key in names)
+            return (b"%%%d\r\n" % len(names) if self._protocol == 3 else b"*%d\r\n" % (2 * len(names))) + pairs
         if verb == b"SET" and len(words) > 2 and words[1].lower() in self._config:
             self._config[words[1].lower()] = words[2][:MOST_VALUE]
             return OK
@@ -180,12 +184,15 @@ class Redis(Talk):
     def _set(self, words: list[bytes]) -> bytes:
         if len(words) < 2:
             return b"-ERR wrong number of arguments for 'set' command\r\n"
-        if len(self._keys) < MOST_KEYS or words[0] in self._keys:
-            self._keys[words[0][:MOST_VALUE]] = words[1][:MOST_VALUE]
+        name = words[0][:MOST_VALUE]
+        room = len(self._keys) < MOST_KEYS and sum(map(len, self._keys)) + len(name) <= MOST_NAMES
+        if room or name in self._keys:
+            self._keys[name] = words[1][:MOST_VALUE]
         return OK
 
     def _get(self, words: list[bytes]) -> bytes:
-        return bulk(self._keys[words[0]]) if words and words[0] in self._keys else NIL
+        none = b"_\r\n" if self._protocol == 3 else NIL
+        return bulk(self._keys[words[0]]) if words and words[0] in self._keys else none
 
     def _del(self, words: list[bytes]) -> bytes:
         return b":%d\r\n" % sum(self._keys.pop(key, None) is not None for key in words)

@@ -31,6 +31,7 @@ BUILTIN = (
 UDP_REPLIES = 30
 UDP_SECONDS = 60.0
 MOST_SOURCES = 10_000
+SMALL_SHARE = 16  # a reply of at most a sixteenth of what it answers is not counted
 # Second connections that are awaited (FTP's data), for how long, and how many at once.
 AWAITED_SECONDS = 30.0
 MOST_AWAITED = 1000
@@ -139,22 +140,25 @@ class Personas:
         answerer = self._answerers.get(kind.name)
         if answerer is None:
             return "", b""
-        reply = answerer.answer(data, place, findings)
-        if len(reply) > len(data) or (reply and not self._rated(place.src)):
+        name, reply = answerer.named(data, place, findings)
+        # What is far shorter than what it answers, as the acknowledgement of each block that is stored, harms nobody.
+        small = SMALL_SHARE * len(reply) <= len(data)
+        if len(reply) > len(data) or (reply and not small and not self._rated(place.src)):
             reply = b""
-        return answerer.name or kind.name, reply
+        return name or kind.name, reply
 
     def _rated(self, source: str) -> bool:
-        """May this source be answered once more? One thread asks."""
+        """May this source be answered once more?"""
         now = time.monotonic()
-        until, count = self._sources.get(source, (0.0, 0))
-        if until < now:
-            self._sources.pop(source, None)
-            until, count = now + UDP_SECONDS, 0
-            while len(self._sources) >= MOST_SOURCES:
-                del self._sources[next(iter(self._sources))]
-        self._sources[source] = until, count + 1
-        return count < UDP_REPLIES
+        with self._lock:
+            until, count = self._sources.get(source, (0.0, 0))
+            if until < now:
+                self._sources.pop(source, None)
+                until, count = now + UDP_SECONDS, 0
+                while len(self._sources) >= MOST_SOURCES:
+                    del self._sources[next(iter(self._sources))]
+            self._sources[source] = until, count + 1
+            return count < UDP_REPLIES
 
 
 def high_port(place: Place) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcppc.personas.base import LineTalk, Place
+from tcppc.personas.base import MOST_SAID, LineTalk, Place
 from tcppc.personas.commands import Machine
 from tcppc.personas.identity import Identity
 from tcppc.personas.terminal import ECHOES, Editing, Options, pieces
@@ -74,7 +74,7 @@ class Shell(LineTalk):
             said += echoed
             for line in lines:
                 said += self.line(line)
-            if self.done:
+            if self.done or len(said) > MOST_SAID:
                 break
         return bytes(said)
 

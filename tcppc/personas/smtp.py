@@ -76,10 +76,10 @@ class Smtp(LineTalk):
         if not rest:
             return b"501 Syntax: EHLO hostname\r\n"
         self._greeted = True
-        words = [self.identity.domain, "PIPELINING", "SIZE 10240000", "VRFY", "ETRN"]
+        words = [self.identity.domain, "PIPELINING", "SIZE 5242880", "VRFY"]
         if self.can_starttls and not self.secure:
             words.append("STARTTLS")
-        words += ["AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"]
+        words += ["AUTH PLAIN LOGIN", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8"]
         return "".join(f"250{'-' if word is not words[-1] else ' '}{word}\r\n" for word in words).encode()
 
     def _starttls(self, rest: bytes) -> bytes:

@@ -12,7 +12,9 @@ MOST_FILES = 200
 MOST_FILE_BYTES = 64 << 10
 MOST_BYTES = 256 << 10
 MOST_DEPTH = 16
-"""What a session may write: files and folders, bytes of each and in all; and how deep folders may go."""
+MOST_NAME, MOST_PATH = 255, 1024
+"""What a session may write: files and folders, bytes of each and in all; how deep folders may go; characters of a name
+and of a path."""
 
 _FOLDERS = (
     "/bin", "/boot", "/dev", "/etc", "/etc/init.d", "/home", "/lib", "/media", "/mnt", "/opt", "/proc", "/root", "/run",
@@ -154,6 +156,8 @@ class Tree:
             raise TreeError("Not a directory")
         if path.startswith(_READ_ONLY):
             raise TreeError("Permission denied")
+        if len(path) > MOST_PATH or len(path.rpartition("/")[2]) > MOST_NAME:
+            raise TreeError("File name too long")
         if path not in self.nodes:
             if self._written >= MOST_FILES or path.count("/") > MOST_DEPTH:
                 raise TreeError("No space left on device")
