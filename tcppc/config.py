@@ -149,7 +149,8 @@ def _persona_ports(path: str, key: str, value: Any) -> tuple[str, str]:
     try:
         if proto not in ("tcp", "udp") and slash:
             raise ValueError('ports such as "21", "tcp/2000-2999" or "udp/111"')
-        port_list(numbers)
+        if not port_list(numbers):
+            raise ValueError('ports such as "21", "tcp/2000-2999" or "udp/111"')
         return key, str(text(value))
     except ValueError as problem:
         raise ConfigError(f"{where}: expected {problem}") from None

@@ -98,7 +98,8 @@ def personas(config: Config) -> Personas | None:
     try:
         found = Personas(given.default, persona_table(given), given.folder, config.sensor)
     except ValueError as problem:
-        raise ConfigError(str(problem)) from None
+        where = f"{config.source}: " if config.source else ""
+        raise ConfigError(f"{where}[personas] {problem}") from None
     return None if found.silent else found
 
 

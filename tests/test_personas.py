@@ -377,6 +377,10 @@ def test_a_table_of_ports(start: Start, tmp_path: Path) -> None:
         ('"21-x" = "ftp"', "expected ports from 0 to 65535"),
         ('"icmp/8" = "ftp"', "has no setting icmp/8"),
         ('"21" = 7', "expected text in quotes"),
+        ('"21" = "frob"', "[personas] tcp/21: there is no persona 'frob'; expected one of auto, dns, ftp"),
+        ('"tcp/" = "ftp"', '"tcp/2000-2999" or "udp/111"'),
+        ('"161" = "snmp"', 'tcp/161: snmp answers over udp alone; expected "udp/161" = "snmp"'),
+        ('"udp/21" = "ftp"', 'udp/21: ftp answers over tcp alone; expected "tcp/21" = "ftp"'),
         ('folder = "/nowhere"', "personas.folder /nowhere: there is no such folder"),
     ],
 )

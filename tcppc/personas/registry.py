@@ -96,9 +96,19 @@ class Personas:
 
     def __init__(self, default: str, table: dict[PortKey, str], folder: str, seed: str) -> None:
         kinds = known(folder)
-        for name in (default, *table.values()):
+        for where, name in [
+            ("default", default),
+            *((f"{proto}/{port}", name) for (proto, port), name in table.items()),
+        ]:
             if name not in kinds:
-                raise PersonaError(f"there is no persona {name!r}; expected one of {', '.join(sorted(kinds))}")
+                known_ones = ", ".join(sorted(kinds))
+                raise PersonaError(f"{where}: there is no persona {name!r}; expected one of {known_ones}")
+        for (proto, port), name in table.items():
+            kind, other = kinds[name], "udp" if proto == "tcp" else "tcp"
+            if name != SILENT and not (kind.talk if proto == "tcp" else kind.answerer):
+                raise PersonaError(
+                    f'{proto}/{port}: {name} answers over {other} alone; expected "{other}/{port}" = "{name}"'
+                )
         self._default = kinds[default]
         self._table = {key: kinds[name] for key, name in table.items()}
         self.identity = Identity(seed)

@@ -14,6 +14,7 @@ group matched, `$$` a dollar sign. `delay` is in seconds, for each reply; `other
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,8 @@ def load(folder: Path) -> dict[str, Script]:
 
 def read(path: Path) -> Script:
     try:
-        if path.stat().st_size > MOST_FILE:
-            raise ScriptError(f"{path}: expected a file of at most {MOST_FILE} bytes")
+        if not path.is_file() or path.stat().st_size > MOST_FILE:
+            raise ScriptError(f"{path}: expected a plain file of at most {MOST_FILE} bytes")
         values = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise ScriptError(f"{path}: cannot be read: {problem.strerror}") from None
@@ -118,13 +119,16 @@ def read(path: Path) -> Script:
     return Script(path.stem, values.get("about", f"from {path.name}"), **texts, delay=delay, rules=rules)
 
 
+_WORDS = {str: "text in quotes", bool: "true or false", float: "a number", int: "a number", list: "tables [[expect]]"}
+
+
 def _check(where: str, values: dict[str, Any], keys: dict[str, Any]) -> None:
     for key, value in values.items():
         if key not in keys:
             raise ScriptError(f"{where}: {key} is nothing known; expected {', '.join(keys)}")
         if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
             kind = keys[key][-1] if isinstance(keys[key], tuple) else keys[key]
-            raise ScriptError(f"{where}: {key} = {value!r}: expected a {kind.__name__}")
+            raise ScriptError(f"{where}: {key} = {value!r}: expected {_WORDS[kind]}")
 
 
 def _rule(where: str, values: Any) -> Rule:
@@ -134,7 +138,9 @@ def _rule(where: str, values: Any) -> Rule:
     if "pattern" not in values:
         raise ScriptError(f"{where}: has no pattern")
     try:
-        pattern = re.compile(values["pattern"].encode())
-    except re.error as problem:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python will read otherwise
+            pattern = re.compile(values["pattern"].encode())
+    except (re.error, OverflowError, RecursionError) as problem:
         raise ScriptError(f"{where}: pattern {values['pattern']!r}: {problem}") from None
     return Rule(pattern, values.get("reply", "").encode(), values.get("close", False))
