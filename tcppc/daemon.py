@@ -45,7 +45,7 @@ _FIXED = {
     "watch": ("interface",),
     "metrics": ("listen",),
     "actions": ("concurrency", "queue", "blocks", "blocks_per_hour"),
-    "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over"),
+    "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over", "ssh"),
 }
 
 
@@ -263,8 +263,8 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     # Blocked before any thread is there, so that only sigwait below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     sensor = build(read())
-    _put_rules(sensor)
     try:
+        _put_rules(sensor)
         _settle_capabilities(sensor)
         _start(sensor)
     except BaseException:

@@ -48,38 +48,57 @@ def make(
             f"--table {given.table} is one of the kernel's own; expected another number, such as {NUMBER}"
         )
     protocols = tuple(kind for kind in ("tcp", "udp") if getattr(config.capture, kind))
-    families = (4, 6) if all(map(host.has_ipv6, given.interface)) else (4,)
-    ssh = host.ssh_ports(environment) if "tcp" in protocols else ()
-    if given.take_over and "tcp" in protocols and not ssh and not given.excepted and (hidden := host.unseen()):
-        raise RulesError(
-            f"--take-over: whether ssh is one of the ports {', '.join(map(str, hidden))} cannot be seen without root; "
-            "name its port with --except"
-        )
+    families = (4, 6) if host.has_ipv6("lo") and any(map(host.has_ipv6, given.interface)) else (4,)
+    addresses = tuple(map(network, given.address))
+    if addresses and not any(each.version in families for each in addresses):
+        raise ConfigError("--address names IPv6 networks alone, and IPv6 is off on this host")
+    for name in given.interface:
+        if bridge := host.master(name):
+            raise ConfigError(f"--interface {name} is a port of {bridge}, which its packets come by: expected {bridge}")
     redirect = given.mode == "redirect"
-    tracked, unseen = False, ""
-    if not redirect:
-        try:
-            tracked = found.translates(found.ruleset())
-        except RulesError as problem:
-            unseen = f"This host's own rules could not be looked at: {problem}."
+    ssh, to_know = _ssh(config, port, environment) if "tcp" in protocols else ((), [])
+    if redirect and port in ssh:
+        raise ConfigError(f"--port {port} is ssh's: every port would lead to it; expected the sensor's")
     plan = Plan(
         interfaces=given.interface,
         port=port,
-        addresses=tuple(map(network, given.address)),
+        addresses=addresses,
         excepted=tuple(ports(given.excepted)) if given.excepted else (),
         ssh=ssh,
-        listening=host.listening() if redirect and not given.take_over else (),
+        listening=host.reached() if redirect and not given.take_over else (),
         protocols=protocols,
         families=families,
         mode=given.mode,
         mark=given.mark,
         table=given.table,
         take_over=given.take_over,
-        tracked=tracked,
         by=by,
         confirm=confirm,
     )
-    return plan, [*([unseen] if unseen else []), *_to_know(plan)]
+    return plan, [*to_know, *_to_know(plan)]
+
+
+def _ssh(config: Config, port: int, environment: Mapping[str, str]) -> tuple[tuple[int, ...], list[str]]:
+    """ssh's ports on this host, and what its person should know of it. RulesError where it cannot be told and would be
+    taken."""
+    given = config.rules
+    if given.ssh:
+        named = ports(given.ssh) if given.ssh != "none" else []
+        return tuple(number for low, high in named for number in range(low, high + 1)), []
+    found = host.ssh_ports(environment)
+    if not given.take_over and given.mode != "redirect":
+        return found, []  # what listens is left alone as it is at each moment
+    excepted = ports(given.excepted) if given.excepted else []
+    hidden = [at for at in host.unseen() if not any(low <= at <= high for low, high in excepted) and at != port]
+    if given.take_over and not found and hidden:
+        raise RulesError(
+            f"--take-over: whether ssh is one of the ports {', '.join(map(str, hidden))} cannot be seen without root; "
+            "name its ports with --ssh"
+        )
+    found = tuple(sorted({*found, *(at for at in host.managed_ports() if at != port)}))
+    if found:
+        return found, []
+    return (22,), ["No ssh was found on this host: port 22 is left alone in case it comes; --ssh none takes it too."]
 
 
 def _to_know(plan: Plan) -> list[str]:
@@ -118,9 +137,9 @@ def status(now: Found, port: int, ask: bool = True) -> tuple[list[str], bool]:
     for family in (4, 6):
         if family in now.families:
             lines.append(f"IPv{family}      packets find their way to the sensor")
-        elif family == 4 or any(rule.family == 6 for rule in now.rules) or host.has_ipv6("lo"):
+        elif family in now.wanted:
             lines.append(f"IPv{family}      not in place: the policy rule or its route is missing; tcppc rules --apply")
-            well = well and family == 6
+            well = False
     if not ask:
         return lines, well
     answers, said = answer(now.port or port)
@@ -167,9 +186,13 @@ class SensorRules:
         """RulesError where they cannot be had, or another sensor has its own in place."""
         self._held = _hold()
         if self._held is None:
-            raise RulesError("capture.rules: another sensor on this host has its rules in place; stop it first")
+            raise RulesError("another sensor on this host has its rules in place; stop it first")
+        before = found.look()
         plan, to_know = make(config, port, by=SENSOR)
-        kernel.apply(plan)
+        if before.ours and before.by != SENSOR and before.interfaces:
+            to_know.append(f"They replace those that {before.by} put in place.")
+        if said := kernel.apply(plan):
+            to_know.append(said)
         for line in [*describe(plan), *to_know]:
             self._say(f"Rules: {line}")
 
@@ -178,8 +201,10 @@ class SensorRules:
         if self._held is None:
             return
         try:
-            kernel.remove(by=SENSOR)
-            self._say("Rules: taken away.")
+            gone = kernel.remove(by=SENSOR)
+            self._say(
+                "Rules: taken away." if gone else "Rules: others have replaced or removed them; nothing was done."
+            )
         except RulesError as problem:
             self._say(f"Rules: could not be taken away: {problem}; tcppc rules --remove does it.")
         self._held.close()

@@ -18,6 +18,7 @@ from tcppc.values import (
     networks,
     port_list,
     size,
+    ssh_ports,
     switch,
     text,
     texts,
@@ -101,6 +102,9 @@ class Rules:
     mark: int = setting(29808, whole(1, 0xFFFFFFFF), "mark of the packets that go to the sensor")
     table: int = setting(29808, whole(1, 0xFFFFFFFF), "routing table where marked packets are local")
     take_over: bool = setting(False, switch, "take also the ports on which this host listens, but not ssh")
+    ssh: str = setting(
+        "", ssh_ports, 'ssh\'s ports, such as "22,2222", or "none"; empty: those found, or 22 where none is found'
+    )
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ def listen(value: Any) -> str:
 def network(value: str) -> IPv4Network | IPv6Network:
     """An address or network, such as 198.51.100.7 or 2001:db8::/32."""
     try:
+        if "%" in value:  # a scope may be any text
+            raise ValueError
         return ip_network(value, strict=False)
     except ValueError:
         raise ValueError(f"an address or network such as 198.51.100.0/24, not {value!r}") from None
@@ -185,6 +187,11 @@ def port_list(value: Any) -> str:
             shown = ["-".join(map(str, dict.fromkeys(pair))) for pair in (before, after)]
             raise ValueError(f"ports that do not overlap, as {shown[0]} and {shown[1]} do")
     return value
+
+
+def ssh_ports(value: Any) -> str:
+    """As `port_list`, or none."""
+    return value if value == "none" else port_list(value)
 
 
 def ports(value: str) -> list[tuple[int, int]]:

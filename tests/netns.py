@@ -142,6 +142,8 @@ def make() -> Iterator[Net]:
             hosts[-1].ip("link set lo up")
             # Addresses are used at once: no second's wait for another host that might have them.
             hosts[-1].run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
+            # A refused datagram is told each time.
+            hosts[-1].run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         net = Net(*hosts)
         _join(net.attacker, net.sensor, "veth0", ATTACKER, SENSOR)
         _join(net.sensor, net.third, "veth1", INNER, THIRD)

@@ -676,7 +676,7 @@ def test_a_persona_without_code(start: Start, scripts: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("banner = 7", "banner = 7: expected a str"),
+        ("banner = 7", "banner = 7: expected text in quotes"),
         ("frob = 1", "frob is nothing known; expected about, banner"),
         ("delay = 99", "delay = 99: expected seconds from 0 to 5"),
         ('[[expect]]\nreply = "x"', "expect 1: has no pattern"),

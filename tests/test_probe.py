@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from tcppc.capture import probe
 from tcppc.capture.probe import Awaited
 from tests.conftest import Start
 from tests.harness import Sensor, payload
@@ -77,3 +80,22 @@ def test_a_probe_that_never_was_answered_says_so_once(start: Start, net: Net) ->
     net.sensor.python("import time; time.sleep(2)")
     assert sensor.log.count("Probe of TCP") == 1
     assert sensor.stop() == 0
+
+
+class Fickle:
+    """A listener that answers as the test says."""
+
+    name = "0.0.0.0:1"
+
+
+def test_one_knock_in_vain_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+    answers = iter([True, False, False, True, False, False, False, False, True])
+    monkeypatch.setattr(probe, "knock_tcp", lambda listener: next(answers))
+    prober = probe.Prober([Fickle()], [], lambda line: None, lambda kind, name, alive: found.append(alive))  # type: ignore[list-item]
+    well = []
+    for _ in range(9):
+        prober._look("TCP", Fickle())  # type: ignore[arg-type]
+        well.append(prober.well())
+    assert found == [False, True]
+    assert well == [True] * 6 + [False, False, True]

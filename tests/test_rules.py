@@ -73,7 +73,7 @@ def knock_everywhere(net: Net, hosts: Sequence[str], ports: Sequence[int]) -> se
 @pytest.mark.parametrize("mode", ["tproxy", "redirect"])
 def test_every_port_comes_to_the_sensor_with_what_was_addressed(start: Start, net: Net, mode: str) -> None:
     sensor = start("--mode", mode, hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
-    rules(net.sensor, "--apply", "--mode", mode)
+    rules(net.sensor, "--apply", "--mode", mode, "--ssh", "none")
     wanted = knock_everywhere(net, SENSOR, (1, 22, 443, 8443, 9999, 65535))
     assert flows(sensor.records(len(wanted))) == wanted
     assert sensor.stop() == 0
@@ -172,7 +172,7 @@ def test_take_over_by_one_who_cannot_see_ssh_names_its_port(net: Net) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "tcppc: --take-over: whether ssh is one of the ports 22 cannot be seen without root; "
-        "name its port with --except\n"
+        "name its ports with --ssh\n"
     )
     assert net.sensor.state() == before
     assert net.sensor.tcppc(*words, "--except", "22", prefix=prefix).returncode == 0

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 PAUSE_SECONDS = 60.0
+# A flood may hold up a knock: it is tried again after a while, and only so many in vain make a listener dead.
+AGAIN_SECONDS = 5.0
+DEAD_AFTER = 3
 ANSWER_SECONDS = 10.0
 DATAGRAMS = 5  # tried one after the other within ANSWER_SECONDS: a full buffer may take one
 _NONCE_BYTES = 16
@@ -115,6 +118,7 @@ class Prober:
         self._found = found
         self._alive: dict[tuple[str, str], bool] = {}
         self._unable: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], int] = {}  # knocks in vain, one after the other
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
@@ -133,7 +137,7 @@ class Prober:
         return sum(not alive for alive in list(self._alive.values()))
 
     def _run(self) -> None:
-        while not self._end.wait(PAUSE_SECONDS):
+        while not self._end.wait(min(PAUSE_SECONDS, AGAIN_SECONDS) if self._failed else PAUSE_SECONDS):
             for kind, listener in self._listeners:
                 self._look(kind, listener)
 
@@ -155,6 +159,12 @@ class Prober:
                 self._unable.add(key)
                 self._say(f"Probe of {kind} {key[1]}: no answer from here; is its loopback traffic filtered?")
             return
+        if alive:
+            self._failed.pop(key, None)
+        elif before:
+            self._failed[key] = self._failed.get(key, 0) + 1
+            if self._failed[key] < DEAD_AFTER:
+                return
         self._alive[key] = alive
         if before is not None and before != alive:
             self._found(*key, alive)

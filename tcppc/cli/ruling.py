@@ -32,6 +32,7 @@ _SETTINGS: Settings = (
     (("--mode",), ("rules", "mode"), {"metavar": "tproxy|redirect"}),
     (("--mark",), ("rules", "mark"), {"metavar": "N"}),
     (("--table",), ("rules", "table"), {"metavar": "N"}),
+    (("--ssh",), ("rules", "ssh"), {"metavar": "PORTS"}),
     (("--take-over",), ("rules", "take_over"), {"action": "store_const", "const": True}),
 )
 
@@ -93,9 +94,13 @@ def _keep() -> int:
 
 
 def _apply(wanted: plan.Plan) -> int:
-    kernel.apply(wanted)
+    before = found.look()
+    if said := kernel.apply(wanted):
+        print(said, file=sys.stderr)
     for line in plan.describe(wanted):
         print(line)
+    if wanted.confirm and before.interfaces:
+        print("They replace those that were in place, which will not come back by themselves.")
     if wanted.confirm:
         kernel.tidy_up_later(wanted.confirm)
         print(

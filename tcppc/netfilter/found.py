@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tcppc.netfilter import tools
+from tcppc.netfilter import host, tools
 from tcppc.netfilter.plan import INTERFACES, PROTOCOL, TABLE, Plan
 
 
@@ -39,6 +40,12 @@ class Found:
     interfaces: dict[str, int | None] = field(default_factory=dict)
     rules: tuple[PolicyRule, ...] = ()
     routes: tuple[tuple[int, int], ...] = ()  # (family, table)
+    captured: tuple[int, ...] = ()  # families of its tproxy rules
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The families that the table captures."""
+        return self.captured or (4,)
 
     @property
     def anything(self) -> bool:
@@ -86,7 +93,7 @@ def policy_rules() -> list[PolicyRule]:
     """All with a mark, and ours."""
     found = []
     for family in (4, 6):
-        if family == 6 and not tools.read("/proc/net/if_inet6"):
+        if family == 6 and not Path("/proc/net/if_inet6").exists():
             continue
         for item in tools.query("ip", "-N", "-j", f"-{family}", "rule", "show"):
             ours = _number(item.get("protocol")) == PROTOCOL
@@ -117,15 +124,15 @@ def _routes(family: int, *which: str) -> list[dict[str, Any]]:
 def _our_routes() -> tuple[tuple[int, int], ...]:
     found = []
     for family in (4, 6):
-        if family == 6 and not tools.read("/proc/net/if_inet6"):
+        if family == 6 and not Path("/proc/net/if_inet6").exists():
             continue
         found += [(family, _number(item.get("table"))) for item in _routes(family, "all", "protocol", str(PROTOCOL))]
     return tuple(found)
 
 
 def ruleset() -> list[dict[str, Any]]:
-    """All of nft's; RulesError where it may not be read."""
-    return tools.query("nft", "-j", "list", "ruleset")
+    """All of nft's but the elements of sets, which may be millions; RulesError where it may not be read."""
+    return tools.query("nft", "-j", "-t", "list", "ruleset")
 
 
 def table() -> list[dict[str, Any]]:
@@ -151,6 +158,8 @@ def look() -> Found:
                 values["by"] = value
             elif key in ("tproxy", "redirect") and isinstance(value, dict):
                 values |= {"mode": key, "port": _number(value.get("port"))}
+                family = {"ip": 4, "ip6": 6}.get(str(value.get("family")))
+                values["captured"] = (*values.get("captured", ()), *([family] if family else []))
             elif key == "mangle" and value.get("key") == {"meta": {"key": "mark"}}:
                 values["mark"] = _number(value.get("value"))
     return Found(True, "by" in values, **values, rules=policies, routes=_our_routes())
@@ -172,14 +181,6 @@ def _table_of(item: dict[str, Any]) -> tuple[str, str]:
     return str(inner.get("family", "")), str(inner.get("name" if kind == "table" else "table", ""))
 
 
-def translates(rules: list[dict[str, Any]]) -> bool:
-    """Does this host translate addresses for others (NAT)? Then answers to them look as if they were for it."""
-    chains = [item["chain"] for item in rules if "chain" in item and _table_of(item) != ("inet", TABLE)]
-    return any(chain.get("type") == "nat" for chain in chains) or any(
-        "nat" in tools.read(f"/proc/net/{name}_tables_names").split() for name in ("ip", "ip6")
-    )
-
-
 def in_the_way(plan: Plan, rules: list[dict[str, Any]]) -> str:
     """What of others does not go with the plan, in one line with what to do; empty for nothing."""
     found = look()
@@ -187,6 +188,12 @@ def in_the_way(plan: Plan, rules: list[dict[str, Any]]) -> str:
         return f"there is a table inet {TABLE} that tcppc did not make: nft list table inet {TABLE} shows it"
     if plan.mode == "redirect":
         return ""
+    for name in plan.interfaces:
+        if 4 in plan.families and host.marks_are_routed(name):
+            return (
+                f"net.ipv4.conf.{name}.src_valid_mark or that of all is 1, as wg-quick sets it: the kernel would drop "
+                "what is captured; set both to 0, or take --mode redirect"
+            )
     for rule in policy_rules():
         if not rule.ours and rule.catches(plan.mark):
             return (
@@ -211,11 +218,20 @@ def _other_rules(plan: Plan, rules: list[dict[str, Any]]) -> str:
         for key, value in _walk(item["rule"].get("expr", [])):
             if key == "tproxy":
                 return f"{where} has a tproxy rule of another program in the way: remove it, or leave its ports to it"
-            if key in ("mangle", "match") and isinstance(value, dict):
-                about = value.get("key", value.get("left"))
-                if about == {"meta": {"key": "mark"}} and _number(value.get("value", value.get("right"))) == plan.mark:
-                    return f"--mark {plan.mark} is used already: {where}; expected another number"
+            if key not in ("mangle", "match") or not isinstance(value, dict):
+                continue
+            if _is_of_mark(plan.mark, value.get("key", value.get("left")), value.get("value", value.get("right"))):
+                return f"--mark {plan.mark} is used already: {where}; expected another number"
     return ""
+
+
+def _is_of_mark(mark: int, about: Any, value: Any) -> bool:
+    """Is a rule about packets with this mark: set, or asked for, also in part?"""
+    mask = 0xFFFFFFFF
+    if isinstance(about, dict) and isinstance(about.get("&"), list) and len(about["&"]) == 2:
+        about, mask = about["&"][0], _number(about["&"][1])
+    wanted = _number(value)
+    return about == {"meta": {"key": "mark"}} and wanted > 0 and mark & mask == wanted
 
 
 def _iptables(plan: Plan) -> str:

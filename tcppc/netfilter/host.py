@@ -16,6 +16,8 @@ PROC = Path("/proc")
 _UNCONNECTED, _LISTEN = 0x07, 0x0A  # include/net/tcp_states.h
 # OpenSSH's listener is called sshd, its sessions sshd or, since 9.8, sshd-session.
 _SSH_PROGRAMS = re.compile(r"sshd(-.*)?|dropbear|tinysshd.*")
+# A service manager that listens for others may do so for ssh (ssh.socket).
+_MANAGERS = re.compile(r"systemd|init")
 # An environment that somebody else wrote may be long; the names looked for come early or not at all.
 _MOST_ENVIRONMENT = 1 << 20
 
@@ -27,6 +29,7 @@ class Socket(NamedTuple):
     port: int
     state: int
     inode: int
+    loopback: bool = False  # it is bound to 127.0.0.0/8 or ::1: strangers do not reach it
 
     @property
     def listens(self) -> bool:
@@ -55,7 +58,9 @@ def parse_sockets(kind: str, text: str) -> Iterator[Socket]:
     for line in text.splitlines()[1:]:
         words = line.split()
         try:
-            yield Socket(kind, int(words[1].rpartition(":")[2], 16), int(words[3], 16), int(words[9]))
+            address, _, port = words[1].rpartition(":")
+            loopback = address.endswith("7F") if len(address) == 8 else address == "0" * 24 + "01000000"
+            yield Socket(kind, int(port, 16), int(words[3], 16), int(words[9]), loopback)
         except (IndexError, ValueError):  # a line of a kernel that writes something else
             continue
 
@@ -76,6 +81,16 @@ def sockets() -> list[Socket]:
 def listening() -> tuple[tuple[str, int], ...]:
     """(kind, port) of sockets that wait for strangers."""
     return tuple(sorted({(item.kind, item.port) for item in sockets() if item.listens}))
+
+
+def reached() -> tuple[tuple[str, int], ...]:
+    """(kind, port) of sockets that a stranger can reach: those that wait, but for loopback's, and UDP sockets that hear
+    answers."""
+    return tuple(
+        sorted(
+            {(item.kind, item.port) for item in sockets() if not item.loopback and (item.listens or item.kind == "udp")}
+        )
+    )
 
 
 def owners(inodes: set[int]) -> Iterator[tuple[int, int]]:
@@ -155,3 +170,28 @@ def ssh_ports(environment: Mapping[str, str]) -> tuple[int, ...]:
     ports = {item.inode: item.port for item in ours if item.inode and item.port in serving}
     found |= {ports[inode] for inode, pid in owners(set(ports)) if _SSH_PROGRAMS.fullmatch(program(pid))}
     return tuple(sorted(found))
+
+
+def managed_ports() -> tuple[int, ...]:
+    """TCP ports at which a service manager listens for services that are not started yet."""
+    waiting = {item.inode: item.port for item in sockets() if item.kind == "tcp" and item.listens and item.inode}
+    return tuple(sorted({waiting[i] for i, pid in owners(set(waiting)) if _MANAGERS.fullmatch(program(pid))}))
+
+
+def master(interface: str) -> str:
+    """The bridge, bond or VRF that an interface is a port of; empty for none."""
+    try:
+        return os.path.basename(os.readlink(f"/sys/class/net/{interface}/master"))
+    except OSError:
+        return ""
+
+
+def marks_are_routed(interface: str) -> bool:
+    """Does the kernel look up where a packet came from by its mark (src_valid_mark)? Then marked ones are dropped."""
+    for name in ("all", interface):
+        try:
+            if (PROC / "sys/net/ipv4/conf" / name / "src_valid_mark").read_text(encoding="ascii").strip() == "1":
+                return True
+        except OSError:  # no such interface, which others tell
+            continue
+    return False

@@ -17,9 +17,9 @@ from tcppc.netfilter.tools import RulesError
 AFTER_SECONDS = 0.5
 
 
-def apply(wanted: Plan) -> None:
+def apply(wanted: Plan) -> str:
     """Put it in place, and take away what was ours before; RulesError, and all as it was, where that cannot be done.
-    May be called again with the same plan."""
+    May be called again with the same plan. Returns what its person should know, mostly nothing."""
     if problem := found.in_the_way(wanted, found.ruleset()):
         raise RulesError(problem)
     before = found.look()
@@ -27,7 +27,7 @@ def apply(wanted: Plan) -> None:
     try:
         for family in wanted.families if wanted.mode == "tproxy" else ():
             if (family, wanted.table) not in before.routes:
-                tools.run("ip", *plan.route(wanted, family, "add"))
+                tools.run("ip", *plan.route(wanted, family, "replace"))
                 undo.append(plan.route(wanted, family, "del"))
             if not _has_rule(before, wanted, family):
                 tools.run("ip", *plan.policy_rule(wanted, family, "add"))
@@ -35,7 +35,14 @@ def apply(wanted: Plan) -> None:
         tools.run("nft", "-f", "-", text=plan.nft(wanted))
     except RulesError as problem:
         raise RulesError(f"{problem}{_undone(undo)}") from None
-    _forget(before, wanted)
+    except BaseException:  # a signal: nothing is half done
+        _undone(undo)
+        raise
+    try:
+        _forget(before, wanted)
+    except RulesError as problem:  # the new ones are in force; what is left of others does nothing any more
+        return f"something of the rules before could not be taken away: {problem}"
+    return ""
 
 
 def _undone(commands: list[Sequence[str]]) -> str:

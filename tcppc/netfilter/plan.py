@@ -20,6 +20,9 @@ INTERFACES = "interfaces"  # the set of interfaces; with a time-out in it, the r
 NUMBER = 0x7470
 # include/uapi/linux/rtnetlink.h: unspec, compat, default, main, local.
 KERNEL_TABLES = (0, 252, 253, 254, 255)
+# UDP ports at which this host hears answers to what it asked: DHCP's clients, and those that the kernel gives to who
+# names none (net.ipv4.ip_local_port_range). They are left to their sockets also with take_over.
+CLIENT_PORTS = ("68", "546", "32768-60999")
 # rt_protos of rtnetlink(7) leaves 5 to 252 to whoever takes them; by it, our routes and policy rules are known.
 PROTOCOL = 116
 
@@ -43,7 +46,6 @@ class Plan:
     mark: int = NUMBER
     table: int = NUMBER
     take_over: bool = False
-    tracked: bool = False  # this host translates addresses (NAT): answers to its guests' flows are theirs
     by: str = "tcppc rules"
     confirm: int = 0  # seconds until the rules expire; 0: never
 
@@ -70,6 +72,7 @@ def _not_ours(plan: Plan) -> list[str]:
     rules.append(f"meta l4proto != {_these(plan.protocols)} accept")
     if not plan.addresses:
         return [*rules, "fib daddr type != local accept"]
+    rules.append("fib daddr type { broadcast, multicast, anycast } accept")
     fours, sixes = _family_networks(plan)
     rules.append(f"ip daddr != {_these(fours)} accept" if fours else "meta nfproto ipv4 accept")
     if 6 in plan.families:
@@ -96,8 +99,8 @@ def _tproxy(plan: Plan) -> list[str]:
     )
     if not plan.take_over:
         rules.append("fib daddr type local socket transparent 0 accept")
-    if plan.tracked:
-        rules.append("ct direction reply accept")
+    elif "udp" in plan.protocols:
+        rules.append(f"fib daddr type local udp dport {_these(CLIENT_PORTS)} socket transparent 0 accept")
     rules += _left_alone(plan)
     wanted = _these(plan.protocols)
     for family, name, kind in ((4, "ipv4", "ip"), (6, "ipv6", "ip6")):
@@ -124,7 +127,10 @@ def nft(plan: Plan) -> str:
     """For `nft -f`: one transaction that replaces what is there."""
     timeout = f" timeout {plan.confirm}s" if plan.confirm else ""
     interfaces = _these(f'"{name}"{timeout}' for name in plan.interfaces)
-    hook = "filter hook prerouting priority mangle" if plan.mode == "tproxy" else "nat hook prerouting priority dstnat"
+    # Behind this host's own address translation: what it sends on to its services and guests, and answers to these,
+    # have their real destination by then, and are left alone as such.
+    tproxy = plan.mode == "tproxy"
+    hook = "filter hook prerouting priority dstnat + 1" if tproxy else "nat hook prerouting priority dstnat"
     rules = _not_ours(plan) + (_tproxy(plan) if plan.mode == "tproxy" else _redirect(plan))
     return "\n".join(
         [
@@ -159,7 +165,8 @@ def route(plan: Plan, family: int, verb: str) -> list[str]:
 
 def script(plan: Plan) -> str:
     """The whole as a shell script that does what --apply does."""
-    lines = ["#!/bin/sh", *(f"# {line}" for line in describe(plan)), "set -e", ""]
+    said = [line.encode("unicode_escape").decode("ascii") for line in describe(plan)]
+    lines = ["#!/bin/sh", *(f"# {line}" for line in said), "set -e", ""]
     if plan.mode == "tproxy":
         for family in plan.families:
             lines.append(shlex.join(["ip", *route(plan, family, "replace")]))
