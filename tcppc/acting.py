@@ -39,7 +39,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 
 def allowed(config: Config) -> Allowed:
-    return Allowed(map(network, config.actions.allow))
+    """Load balancers too: their addresses are nobody's who means harm."""
+    return Allowed(map(network, (*config.actions.allow, *config.capture.proxy_protocol)))
 
 
 def state_folder(config: Config) -> Path:

@@ -56,7 +56,8 @@ def add(config: Config, networks: Sequence[Network], seconds: float, scope: str,
     for network in networks:
         if reason := allowed.why(str(network.network_address)):
             raise RulesError(f"{shown(network)} is not blocked: {reason}")
-    blocking.put_in_place(config.tcppc.port, config.rules.mark, config.actions.blocks)
+    if not blocking.in_place():
+        blocking.put_in_place(config.tcppc.port, config.rules.mark, config.actions.blocks)
     there = blocking.blocked()
     blocking.remove((network, scope) for network in networks if (network, scope) in there)
     blocking.add(Block(network, scope, round(seconds)) for network in networks)

@@ -28,6 +28,17 @@ MOST_REQUESTS = 16
 REQUEST_SECONDS = 10.0
 
 
+# Told from the start with 0: the first of a kind must be an increase that an alert sees.
+_KNOWN = {
+    "refused": ("sessions", "sessions_per_source", "memory", "threads", "disk"),
+    "truncated": ("session_bytes", "session_payloads", "memory", "disk"),
+    "dropped": ("disk", "memory", "error"),
+    "accept": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"),
+    "errors": ("disk_failures", "writer_errors", "session_errors", "persona_errors", "listener_dead", "watch_errors"),
+    "actions": ("run", "failed", "suppressed", "allowed", "dropped_queue", "dropped_memory", "dropped_stop"),
+}
+
+
 def check(config: Config) -> None:
     """ConfigError where the package for it is missing."""
     if config.metrics.listen:
@@ -56,10 +67,9 @@ class Collector:
         books = self._sensor.books
         counts = books.counts()
         datagrams = books.datagrams
-        yield _counter(
-            "sessions_started", "Connections accepted and datagrams read.", ("proto",),
-            {("tcp",): counts["accepted"] - datagrams, ("udp",): datagrams},
-        )  # fmt: skip
+        if self._sensor.servers:
+            started = {("tcp",): counts["accepted"] - datagrams, ("udp",): datagrams}
+            yield _counter("sessions_started", "Connections accepted and datagrams read.", ("proto",), started)
         yield _gauge("sessions_open", "Sessions open now.", counts["open"])
         yield _counter("sessions_ended", "Sessions recorded, by how they closed.", ("proto", "cause"), books.ended)
         for name, about, label in (
@@ -67,7 +77,8 @@ class Collector:
             ("truncated", "Sessions whose payloads a bound cut.", "bound"),
             ("dropped", "Sessions that reached no file.", "cause"),
         ):
-            yield _counter(f"sessions_{name}", about, (label,), {(key,): count for key, count in counts[name].items()})
+            values = {(key,): counts[name].get(key, 0) for key in {*_KNOWN[name], *counts[name]}}
+            yield _counter(f"sessions_{name}", about, (label,), values)
         yield _counter("received_bytes", "Bytes received in recorded sessions.", (), {(): counts["bytes_in"]})
         yield _counter("payloads", "Payloads of recorded sessions.", (), {(): books.payloads})
         busiest = heapq.nlargest(TOP_PORTS, list(books.ports.items()), key=lambda item: item[1])
@@ -97,11 +108,13 @@ class Collector:
         accept = {name: count for name, count in errors.items() if name.startswith("accept_")}
         yield _counter(
             "accept_errors", "Errors of accept(2), by name.", ("error",),
-            {(name.removeprefix("accept_"),): count for name, count in accept.items()},
+            {(name,): 0 for name in _KNOWN["accept"]}
+            | {(name.removeprefix("accept_"),): count for name, count in accept.items()},
         )  # fmt: skip
         yield _counter(
             "errors", "Other things that went wrong, by name.", ("name",),
-            {(name,): count for name, count in errors.items() if name not in accept},
+            {(name,): 0 for name in _KNOWN["errors"]}
+            | {(name,): count for name, count in errors.items() if name not in accept},
         )  # fmt: skip
 
     def _watching(self) -> Iterator[Any]:
@@ -123,7 +136,7 @@ class Collector:
         yield _gauge("watch_sources", "Sources that the watch remembers.", sources)
         yield _counter(
             "actions", "Actions by what became of them.", ("result",),
-            {(name,): actions.get(name, 0) for name in {"run", "failed", "dropped_queue", *actions}},
+            {(name,): actions.get(name, 0) for name in {*_KNOWN["actions"], *actions}},
         )  # fmt: skip
         blocker = sensor.engine.blocker if sensor.engine else None
         yield _gauge("blocks_active", "Networks blocked now.", blocker.active() if blocker else 0)

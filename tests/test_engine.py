@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.harness import Sensor, tcppc, wait_until
-from tests.netns import SENSOR, Net, knock
+from tests.netns import ATTACKER, SENSOR, Net, knock
 
 # Loopback is never acted upon; for tests on this host alone it is a stranger's.
 STRANGE = "import tcppc.actions.allow as a; a.Allowed._why = lambda self, address: ''"
@@ -400,7 +401,9 @@ def test_scope_all_and_blocks_by_hand(start: Start, net: Net, tmp_path: Path) ->
     assert knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 0.5) == "TimeoutError"
     row = json.loads(blocks(net, state, "list", "--json").stdout)
     assert (row["network"], row["scope"], row["on"]) == ("198.51.100.7", "all", "")
-    assert blocks(net, state, "add", "2001:db8:7::9").stdout == "2001:db8:7::/64 is blocked for 3600 s.\n"
+    assert blocks(net, state, "add", "--for", "2d", "2001:db8:7::9").stdout.startswith(
+        "2001:db8:7::/64 is blocked until 20"
+    )
     assert blocks(net, state, "flush").returncode == 0
     assert blocks(net, state, "flush").stdout == "Nobody was blocked.\n"
     assert knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5) == ""
@@ -499,3 +502,129 @@ def test_tokens_and_trials() -> None:
         wrong = tcppc("actions", *words)
         assert wrong.returncode == 2
         assert "expected" in wrong.stderr
+
+
+def test_others_may_flush_all_rules_and_blocks_come_back(start: Start, net: Net, tmp_path: Path) -> None:
+    """As a reload of the host's own firewall does."""
+    sensor = start(
+        *configured(tmp_path, '[[action]]\nname = "a"\nblock = "1h"\nproto = "tcp"\n'), hosts=("0.0.0.0",), port=12345,
+        prefix=net.sensor.prefix, patch="import tcppc.actions.blocks as b; b.RETRY_SECONDS = 0.2; b.LOOK_SECONDS = 0.5",
+    )  # fmt: skip
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7")
+    net.sensor.run("nft", "flush", "ruleset")
+    wait_until(lambda: "198.51.100.7" in blocks(net, tmp_path / "state", "list").stdout, "the block")
+    net.sensor.run("nft", "flush", "ruleset")
+    net.attacker.ip("addr add 198.51.100.21/32 dev veth0")
+    net.attacker.python(FROM, "198.51.100.21", SENSOR[0], "12345")
+    wait_until(lambda: "198.51.100.21" in blocks(net, tmp_path / "state", "list").stdout, "the new one")
+    assert sensor.stop() == 0
+
+
+def test_what_is_done_by_hand_the_sensor_learns(start: Start, net: Net, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    sensor = serving(start, net, tmp_path, '[[action]]\nname = "a"\nblock = "1h"\nproto = "tcp"\n')
+    blocks(net, state, "add", "198.51.100.7", "--for", "30d")
+    until = json.loads(blocks(net, state, "list", "--json").stdout)["until"]
+    time.sleep(1.5)
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.records(1)
+    time.sleep(0.5)
+    assert json.loads(blocks(net, state, "list", "--json").stdout)["until"] == until
+    blocks(net, state, "remove", "198.51.100.7")
+    time.sleep(1.5)
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7 for 3600 s")
+    assert sensor.stop() == 0
+
+
+def test_a_load_balancer_is_never_acted_upon(start: Start, net: Net, tmp_path: Path) -> None:
+    text = f'[capture]\nproxy_protocol = "{ATTACKER[0]}"\n[[action]]\nname = "a"\nblock = "1h"\n'
+    sensor = serving(start, net, tmp_path, text)
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "PROXY UNKNOWN\r\n", 5)
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "PROXY TCP4 203.0.113.77 192.0.2.1 1 2\r\nx", 5)
+    sensor.said("Blocked: 203.0.113.77")
+    assert f"{ATTACKER[0]} is left alone: {ATTACKER[0]}/32 is in allow." in sensor.log
+    assert sensor.stop() == 0
+
+
+def test_commands_that_run_at_the_stop_are_ended(acting: Any, tmp_path: Path) -> None:
+    sensor = acting(
+        f'[[action]]\ncommand = "echo $$ > {tmp_path}/pid; sleep 1000"\ntimeout = 900\n',
+        patch="import tcppc.acting as a; a.STOP_SECONDS = 0.5",
+    )
+    sensor.send(b"x")
+    pid = wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), "the command")
+    assert sensor.stop() == 0
+    assert "Actions: 1 commands were still running at the stop, and were ended." in sensor.log
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), "its end")
+
+
+TRAP = """
+import signal, sys, time
+def told(number, frame):
+    print("asked to end", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, told)
+print("begun", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_command_is_asked_to_end_before_it_is_killed(acting: Any, tmp_path: Path) -> None:
+    (tmp_path / "trap.py").write_text(TRAP)
+    sensor = acting(f'[[action]]\ntimeout = 2\ncommand = ["{sys.executable}", "{tmp_path}/trap.py"]\n')
+    sensor.send(b"x")
+    sensor.said('ended after 2 s: "begun\\nasked to end\\n"')
+    assert sensor.stop() == 0
+
+
+def test_records_that_wait_cost_the_capture_nothing(acting: Any) -> None:
+    """A slow command, and sessions of a megabyte each: they wait in a share of the memory, or are not told."""
+    sensor = acting(
+        '[limits]\nmemory = "24MiB"\n[actions]\nconcurrency = 1\n[[action]]\non = "end"\ncommand = "sleep 30"\n',
+        "-q",
+        patch="import tcppc.acting as a; a.STOP_SECONDS = 0.2",
+    )
+    for _ in range(20):
+        sensor.send(b"x" * 1_000_000)
+    records = sensor.records(20)
+    assert all(record["bytes"] == 1_000_000 and "truncated" not in record for record in records)
+    sensor.said("dropped so far: records that wait hold 1/4 of limits.memory.")
+    assert sensor.stop() == 0
+
+
+def test_the_record_at_a_payload_has_that_piece(acting: Any, tmp_path: Path) -> None:
+    sensor = acting(f'[[action]]\non = "payload"\ncommand = "cat >> {tmp_path}/out; echo >> {tmp_path}/out"\n')
+    with sensor.connect() as sock:
+        for piece in (b"one", b"two"):
+            sock.sendall(piece)
+            wait_until(lambda piece=piece: sensor.log.count("exit code 0") == (1 if piece == b"one" else 2), "it")  # type: ignore[misc]
+    assert sensor.stop() == 0
+    told = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [payload["data"] for record in told for payload in record["payloads"]] == ["b25l", "dHdv"]
+    assert len({record["id"] for record in told}) == 1
+
+
+class Busy(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(429)
+        self.send_header("Retry-After", "3600")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        return
+
+
+def test_a_webhook_cannot_put_a_worker_to_sleep(acting: Any) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sensor = acting(
+            f'[[action]]\nwebhook = "http://127.0.0.1:{server.server_port}/"\n',
+            patch="import tcppc.actions.webhook as w; w.BACKOFF_SECONDS = 0.01",
+        )
+        sensor.send(b"x")
+        sensor.said("webhook: HTTP 429")
+        server.shutdown()
+    assert sensor.stop() == 0

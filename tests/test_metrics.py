@@ -226,3 +226,56 @@ def test_a_wrong_address_is_one_line(listen: str) -> None:
     assert done.returncode == 2
     assert "expected an address and port such as 127.0.0.1:2112 or [::1]:2112" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# What a sensor tells, minute by minute, and which alerts that makes.
+ALERTS = """
+rule_files: [tcppc.rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'tcppc_sessions_dropped_total{job="tcppc",instance="a",cause="memory"}', values: '0x4 500x20'}
+      - {series: 'tcppc_errors_total{job="tcppc",instance="a",name="disk_failures"}', values: '0x4 1x20'}
+      - {series: 'tcppc_actions_total{job="tcppc",instance="a",result="dropped_queue"}', values: '0x4 7x20'}
+      - {series: 'tcppc_healthy{job="tcppc",instance="a"}', values: '1x4 0x20'}
+      - {series: 'tcppc_sessions_started_total{job="tcppc",instance="a",proto="tcp"}', values: '0+10x30'}
+    alert_rule_test:
+      - {eval_time: 4m, alertname: TcppcSessionsDropped, exp_alerts: []}
+      - eval_time: 10m
+        alertname: TcppcSessionsDropped
+        exp_alerts:
+          - exp_labels: {severity: critical, instance: a, cause: memory}
+            exp_annotations: {summary: "a: 500 sessions reached no file (memory)"}
+      - eval_time: 10m
+        alertname: TcppcDiskTakesNothing
+        exp_alerts:
+          - exp_labels: {severity: critical, instance: a, job: tcppc, name: disk_failures}
+            exp_annotations: {summary: "a: the disk took no session data; they wait within limits.memory"}
+      - eval_time: 10m
+        alertname: TcppcNotWell
+        exp_alerts:
+          - exp_labels: {severity: critical, instance: a, job: tcppc}
+            exp_annotations: {summary: "a: a listener does not answer, or the writer is held up"}
+      - {eval_time: 10m, alertname: TcppcSilent, exp_alerts: []}
+"""
+
+
+def test_alerts_fire_as_they_should(tmp_path: Path) -> None:
+    needs("promtool")
+    (tmp_path / "tcppc.rules.yml").write_text((CONF / "prometheus" / "tcppc.rules.yml").read_text())
+    (tmp_path / "test.yml").write_text(ALERTS)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_never_happened_is_there_as_zero(start: Start) -> None:
+    sensor = start("--metrics", "127.0.0.1:0")
+    found = values(get(f"{address(sensor)}/metrics")[1])
+    assert found['tcppc_sessions_dropped_total{cause="memory"}'] == 0
+    assert found['tcppc_errors_total{name="disk_failures"}'] == 0
+    assert found['tcppc_accept_errors_total{error="EMFILE"}'] == 0
+    assert found['tcppc_actions_total{result="dropped_memory"}'] == 0
+    assert sensor.stop() == 0

@@ -162,3 +162,14 @@ def test_each_scan_that_begins_ends_once(probes: list[tuple[int, int, int, int, 
         assert not scan.ended
         assert scan.instant - scan.began <= scan.window * SECOND
     assert all(scan.ended for scan in ended)
+
+
+def test_many_ports_of_one_scan_are_told_as_ranges() -> None:
+    story = Story()
+    for port in range(1, 1001):
+        story.probe(port / 1000, "192.0.2.56", "10.0.0.5", port * 2 if port > 500 else port)
+    (over,) = story.detector.all_ended(10 * SECOND)
+    assert over.number == 1000
+    assert over.ports[0] == (1, 500)
+    assert over.ports[1] == (1002, 1002)
+    assert len(over.ports) == 100

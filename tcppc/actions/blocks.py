@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 
 from tcppc.actions.allow import Allowed
 from tcppc.actions.event import Event, Network, source
@@ -22,6 +22,8 @@ GATHER_SECONDS = 0.005
 HOUR = 3_600_000_000_000
 MOST_WAITING = 10_000
 RETRY_SECONDS = 5.0
+FOLLOW_SECONDS = 1.0  # how often it looks what `tcppc blocks` did
+LOOK_SECONDS = 60.0  # how often whether the table is still there
 SAY_AGAIN_SECONDS = 60.0
 
 Key = tuple[Network, str]
@@ -49,6 +51,7 @@ class Blocker:
         self._wake = threading.Event()
         self._stopping = False
         self._ready = False
+        self._looked = time.monotonic()
         self._said: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
 
@@ -101,8 +104,11 @@ class Blocker:
         while self._soonest and self._soonest[0][0] <= now:
             until, _, key = heapq.heappop(self._soonest)
             if self._until.get(key) == until:
-                del self._until[key]
-                self._number[key[1], key[0].version] -= 1
+                self._let_go(key)
+
+    def _let_go(self, key: Key) -> None:
+        if self._until.pop(key, 0):
+            self._number[key[1], key[0].version] -= 1
 
     def _hold(self, key: Key, until: int) -> None:
         if key not in self._until:
@@ -115,18 +121,35 @@ class Blocker:
             try:
                 if not self._ready:
                     self._begin()
-                self._wake.wait(None if not self._waiting and not self._stopping else 0)
+                self._wake.wait(0 if self._waiting or self._stopping else FOLLOW_SECONDS)
                 self._wake.clear()
-                time.sleep(GATHER_SECONDS)
-                self._put()
+                self._follow()
+                if self._waiting:
+                    time.sleep(GATHER_SECONDS)
+                    self._put()
             except (RulesError, OSError) as problem:
                 self._books.acted("block_errors")
+                self._ready = False  # others may have taken the table away
                 self._complain(problem)
                 if self._stopping:
                     return
                 self._wake.wait(RETRY_SECONDS)
                 self._wake.clear()
                 time.sleep(0.1)
+
+    def _follow(self) -> None:
+        """What others wrote into the undo log, and whether others took the table away."""
+        for entry in self._journal.news():
+            key = entry.network, entry.scope
+            with self._lock:
+                if entry.event == "unblock":
+                    self._let_go(key)
+                elif entry.until > self._until.get(key, time.time_ns()):
+                    self._hold(key, entry.until)
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if not blocking.in_place():
+                self._begin()
 
     def _complain(self, problem: Exception) -> None:
         text = str(problem)
@@ -141,6 +164,7 @@ class Blocker:
         now = time.time_ns()
         self._journal.trim(now)
         there, known = blocking.blocked(), self._journal.in_force(now)
+        self._journal.news()  # all of it is known now
         lost = [
             Block(network, scope, (entry.until - now) // 1_000_000_000)
             for (network, scope), entry in known.items()
@@ -188,6 +212,8 @@ def parse(text: str) -> Network:
         found = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(words) from None
+    if isinstance(found, IPv6Network) and (mapped := found.network_address.ipv4_mapped):
+        return source(str(mapped))
     if found.prefixlen not in ((32,) if found.version == 4 else (64, 128)):
         raise ValueError(words)
     return source(str(found.network_address))

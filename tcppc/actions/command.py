@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import selectors
+import shutil
 import signal
-import subprocess
+import threading
 import time
-from typing import IO
+from dataclasses import dataclass
 
 from tcppc.actions.job import Job, Outcome
 from tcppc.log import quote
@@ -16,90 +19,154 @@ MOST_OUTPUT = 4096  # bytes of it that the log shows; more is read and thrown aw
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE = 65536
+_LOOK_SECONDS = 0.05
+# Those that run now, so that a stop can end them; guarded by the lock.
+_running: set[int] = set()
+_lock = threading.Lock()
+
+
+@dataclass
+class _Process:
+    """A process group of its own, and our ends of its pipes (-1 once closed)."""
+
+    pid: int
+    stdin: int
+    stdout: int
+    code: int | None = None
+
+    def ended(self) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def end(self) -> None:
+        """The whole group: asked first, then killed."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+            until = time.monotonic() + GRACE_SECONDS
+            while not self.ended() and time.monotonic() < until:
+                time.sleep(_LOOK_SECONDS)
+
+    def close(self) -> None:
+        for name in ("stdin", "stdout"):
+            if (fd := getattr(self, name)) >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+def end_all() -> int:
+    """A stop: end the process groups of all that still run. Returns how many."""
+    with _lock:
+        groups = list(_running)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    return len(groups)
 
 
 def run(job: Job) -> Outcome:
     """Runs it with the record on its standard input; ends its whole process group when its time is up."""
     arguments = job.values.arguments(job.rule.action.command)
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/", "TZ": os.environ.get("TZ", "")}
+    environment = {name: value for name, value in environment.items() if value} | job.values.environment()
     try:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={name: value for name, value in environment.items() if value} | job.values.environment(),
-            start_new_session=True,
-            bufsize=0,
-        )
+        process = _start(arguments, environment)
     except OSError as problem:
         return Outcome(False, f"{arguments[0]}: {problem.strerror}")
-    with process:
+    with _lock:
+        _running.add(process.pid)
+    try:
         output, in_time = _attend(process, job.text.encode("ascii"), time.monotonic() + job.timeout)
+    finally:
+        with _lock:
+            _running.discard(process.pid)
+        process.close()
     shown = f": {quote(output)}" if output else ""
     if not in_time:
         return Outcome(False, f"ended after {job.timeout:g} s{shown}")
-    code = process.returncode
+    code = process.code or 0
     words = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
     return Outcome(code == 0, f"{words}{shown}")
 
 
-def _attend(process: subprocess.Popen[bytes], text: bytes, until: float) -> tuple[bytes, bool]:
+def _start(arguments: list[str], environment: dict[str, str]) -> _Process:
+    """posix_spawn(3) and not subprocess: the sensor's threads block the signals that its main thread waits for, and a
+    command must not inherit that."""
+    program = shutil.which(arguments[0], path=PATH)
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    try:
+        pid = os.posix_spawn(
+            program,
+            arguments,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs_in, 0),
+                (os.POSIX_SPAWN_DUP2, theirs_out, 1),
+                (os.POSIX_SPAWN_DUP2, theirs_out, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE],
+        )
+    except OSError:
+        os.close(ours_in)
+        os.close(ours_out)
+        raise
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+    os.set_blocking(ours_in, False)
+    os.set_blocking(ours_out, False)
+    return _Process(pid, ours_in, ours_out)
+
+
+def _attend(process: _Process, text: bytes, until: float) -> tuple[bytes, bool]:
     """Feeds and reads it until it has ended; (its output's beginning, did it end in time?)."""
-    assert process.stdin
-    assert process.stdout
     kept = bytearray()
+    waiting = memoryview(text)
     with selectors.DefaultSelector() as selector:
-        for pipe, event in ((process.stdin, selectors.EVENT_WRITE), (process.stdout, selectors.EVENT_READ)):
-            os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, event)
-        waiting = memoryview(text)
-        while process.poll() is None and time.monotonic() < until:
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not process.ended() and time.monotonic() < until:
             # What it leaves running in the background may hold the pipe for ever: its own end is what counts.
-            for key, _ in selector.select(0.05):
-                if key.fileobj is process.stdin:
-                    waiting = _feed(process.stdin, waiting, selector)
+            for key, _ in selector.select(_LOOK_SECONDS):
+                if key.fd == process.stdin:
+                    waiting = _feed(process, waiting, selector)
                 else:
-                    _read(process.stdout, kept, selector)
-        in_time = process.poll() is not None
+                    _read(process, kept, selector)
+        in_time = process.ended()
         if not in_time:
-            _end(process)
-        if process.stdout in {key.fileobj for key in selector.get_map().values()}:
-            _read(process.stdout, kept, selector)
+            process.end()
+        if process.stdout in selector.get_map():
+            _read(process, kept, selector)
     return bytes(kept), in_time
 
 
-def _feed(pipe: IO[bytes], waiting: memoryview, selector: selectors.BaseSelector) -> memoryview:
+def _feed(process: _Process, waiting: memoryview, selector: selectors.BaseSelector) -> memoryview:
     try:
-        waiting = waiting[os.write(pipe.fileno(), waiting[:_PIECE]) :]
+        waiting = waiting[os.write(process.stdin, waiting[:_PIECE]) :]
     except BlockingIOError:
         return waiting
     except OSError:  # it does not want to read all of it
         waiting = waiting[len(waiting) :]
     if not waiting:
-        selector.unregister(pipe)
-        pipe.close()
+        selector.unregister(process.stdin)
+        os.close(process.stdin)
+        process.stdin = -1
     return waiting
 
 
-def _read(pipe: IO[bytes], kept: bytearray, selector: selectors.BaseSelector) -> None:
+def _read(process: _Process, kept: bytearray, selector: selectors.BaseSelector) -> None:
     try:
-        data = os.read(pipe.fileno(), _PIECE)
+        data = os.read(process.stdout, _PIECE)
     except BlockingIOError:
         return
     kept += data[: MOST_OUTPUT - len(kept)]
     if not data:
-        selector.unregister(pipe)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+        selector.unregister(process.stdout)

@@ -7,10 +7,10 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import time_ns
 
-from tcppc.actions import registry
+from tcppc.actions import command, registry
 from tcppc.actions.allow import Allowed
 from tcppc.actions.blocks import Blocker
 from tcppc.actions.event import Event
@@ -25,6 +25,8 @@ from tcppc.sightings import Probe, Scan, name
 TICK_SECONDS = 0.5
 LOOK_SECONDS = 60.0
 STOP_SECONDS = 5.0
+# Of limits.memory, the share that records which wait for their action may hold.
+MEMORY_SHARE = 4
 # Events of one digest; more are counted in it.
 MOST_DIGEST = 1000
 
@@ -73,6 +75,7 @@ class Engine:
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._looked = 0.0
+        self._held = 0  # bytes of records that wait
         self._told_allowed = self._told_full = -LOOK_SECONDS
         self._terms = terms
         self.set_terms(terms)
@@ -108,6 +111,9 @@ class Engine:
                 break
         for thread in self._threads[1:]:
             thread.join(max(0.0, until - time.monotonic()))
+        if ended := command.end_all():
+            self._books.acted("dropped_stop", ended)
+            self._say(f"Actions: {ended} commands were still running at the stop, and were ended.")
         if left := sum(1 for job in list(self._jobs.queue) if job):
             self._books.acted("dropped_stop", left)
             self._say(f"Actions: {left} were still waiting at the stop, and were not done.")
@@ -135,9 +141,12 @@ class Engine:
                 self._ask(rules, self._event_of(on, session, data, spoofable=True))
 
     def _event_of(self, on: str, session: Session, data: bytes, spoofable: bool) -> Event:
+        told = session
+        if on == "payload":  # that piece alone: all of them again with each one would be their square
+            told = replace(session, payloads=[(time_ns(), data)])
         return Event(
             on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
-            spoofable, lambda: self._terms.encoder.whole(session), data,
+            spoofable, lambda: self._terms.encoder.whole(told), data,
         )  # fmt: skip
 
     def sighting(self, seen: Probe | Scan) -> None:
@@ -191,35 +200,58 @@ class Engine:
         elif rule.action.block:
             self._books.acted("spoofable_not_blocked")
         if registry.wanted(rule):
-            self._gather(rule, event) if rule.action.digest else self._queue(rule, event, [event.record()], 1)
+            if rule.action.digest:
+                self._gather(rule, event)
+            elif self._jobs.full():  # before a record is made that nobody takes
+                self._drop("dropped_queue", "the queue is full")
+            else:
+                text = event.record()
+                if self._take(len(text)):
+                    self._queue(rule, event, [text], 1)
 
     def _values(self, event: Event, count: int) -> Values:
         return event.values(self._terms.stamp(event.instant), self._terms.sensor, self._port, count)
 
-    def _queue(self, rule: Rule, event: Event, texts: list[str], count: int, charged: int = -1) -> None:
+    def _take(self, size: int) -> bool:
+        """Room for a record that waits? Of the memory bound a share, so that the capture has the rest."""
+        with self._lock:
+            if self._held + size <= self._books.limits.memory // MEMORY_SHARE:
+                self._held += size
+                return True
+        self._drop("dropped_memory", f"records that wait hold 1/{MEMORY_SHARE} of limits.memory")
+        return False
+
+    def _give(self, size: int) -> None:
+        with self._lock:
+            self._held -= size
+
+    def _drop(self, name: str, why: str) -> None:
+        dropped = self._books.acted(name)
+        if time.monotonic() - self._told_full > LOOK_SECONDS:
+            self._told_full = time.monotonic()
+            self._say(f"Actions: {dropped} dropped so far: {why}.")
+
+    def _queue(self, rule: Rule, event: Event, texts: list[str], count: int) -> None:
+        """Their memory is taken already."""
+        charge = sum(map(len, texts))
         text = f"[{','.join(texts)}]" if rule.action.digest else texts[0]
-        if charged < 0 and not self._books.take(len(text)):
-            self._books.acted("dropped_memory")
-            return
-        charge = len(text) if charged < 0 else charged
+        event = replace(event, record=_told, data=b"")  # the session itself need not wait
         timeout = rule.action.timeout or self._terms.timeout
         job = Job(rule, event, self._values(event, count), text, count, timeout, bool(rule.action.digest), charge)
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self._books.give(charge)
-            dropped = self._books.acted("dropped_queue")
-            if time.monotonic() - self._told_full > LOOK_SECONDS:
-                self._told_full = time.monotonic()
-                self._say(f"Actions: {dropped} dropped so far: the queue is full.")
+            self._give(charge)
+            self._drop("dropped_queue", "the queue is full")
 
     def _gather(self, rule: Rule, event: Event) -> None:
         text = event.record()
         with self._lock:
             digest = self._digests.setdefault(id(rule), _Digest(event, time.monotonic()))
             digest.count += 1
-            if len(digest.texts) < MOST_DIGEST and self._books.take(len(text)):
-                digest.texts.append(text)
+            room = len(digest.texts) < MOST_DIGEST
+        if room and self._take(len(text)):
+            digest.texts.append(text)
 
     def _tell_digests(self, all_of_them: bool = False) -> None:
         now = time.monotonic()
@@ -230,7 +262,7 @@ class Engine:
                 if digest and (all_of_them or now - digest.began >= rule.action.digest):
                     due.append((rule, self._digests.pop(id(rule))))
         for rule, digest in due:
-            self._queue(rule, digest.event, digest.texts, digest.count, sum(map(len, digest.texts)))
+            self._queue(rule, digest.event, digest.texts, digest.count)
 
     def _tick(self) -> None:
         while not self._end.wait(TICK_SECONDS):
@@ -247,7 +279,7 @@ class Engine:
                 self._books.acted("failed")
                 self._say(f"Action {job.rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
             finally:
-                self._books.give(job.charge)
+                self._give(job.charge)
 
     def _do(self, job: Job) -> None:
         for kind in registry.wanted(job.rule).values():
@@ -267,6 +299,11 @@ def would(rule: Rule, event: Event, values: Values) -> list[str]:
     if action.command:
         said.append(f"run {shlex.join(values.arguments(action.command))}")
     return said + [f"{kind} {getattr(action, kind)}" for kind in ("webhook", "syslog") if getattr(action, kind)]
+
+
+def _told() -> str:
+    """The record of an event that has been told."""
+    return ""
 
 
 def _beginning(session: Session) -> bytes:

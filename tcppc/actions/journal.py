@@ -62,6 +62,7 @@ class Journal:
     def __init__(self, folder: Path, zone: clock.Zone) -> None:
         self.path = folder / NAME
         self.zone = zone
+        self._known = (0, 0)  # inode and size up to which `news` has read
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Whole lines, synced. OSError where the disk does not take them."""
@@ -95,10 +96,29 @@ class Journal:
         """What is blocked by these lines at `now` (ns)."""
         found: dict[tuple[Network, str], Entry] = {}
         for entry in self.entries():
-            found.pop((entry.network, entry.scope), None)
-            if entry.event == "block" and entry.until > now:
-                found[entry.network, entry.scope] = entry
+            key = entry.network, entry.scope
+            if entry.event == "unblock":
+                found.pop(key, None)
+            elif entry.until > now and (key not in found or entry.until > found[key].until):
+                found[key] = entry  # a shorter one does not shorten it
         return found
+
+    def news(self) -> list[Entry]:
+        """What was written since the last call, by whomever. OSError where it cannot be read."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            status = os.fstat(file.fileno())
+            inode, size = self._known
+            if (status.st_ino, status.st_size) == self._known:
+                return []
+            file.seek(size if inode == status.st_ino and size <= status.st_size else 0)
+            data = file.read(MOST_BYTES)
+            whole = data[: data.rfind(b"\n") + 1]
+            self._known = status.st_ino, file.tell() - len(data) + len(whole)
+        return [entry for line in whole.splitlines() if (entry := _parse(line)) is not None]
 
     def trim(self, now: int) -> None:
         """Begin anew where it has grown large; the old lines stay in a file beside it until the next time."""

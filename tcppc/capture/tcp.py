@@ -230,10 +230,10 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             self.intake.tell(session, ESTABLISHED, open_sessions=self.books.open)
         try:
             if bound:
-                if self.actions and self.actions.sessions:
+                self._refuse(request, session)
+                if self.actions and self.actions.sessions:  # now a load balancer's header has told who it is
                     self.actions.identify(session)
                     self.actions.session("connect", session)
-                self._refuse(request, session)
                 return
             self._sessions[session] = request
             if self.stopping:  # stop() may have looked just before the line above

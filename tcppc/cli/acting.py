@@ -17,6 +17,7 @@ from tcppc.actions.engine import would
 from tcppc.actions.event import Event
 from tcppc.actions.rule import Rule
 from tcppc.cli.arguments import Exit, UsageError, add_action, given_actions, parser
+from tcppc.clock import Zone
 from tcppc.config import Config
 from tcppc.records import Session, new_id
 from tcppc.sections import MOMENTS
@@ -30,6 +31,8 @@ examples:
   tcppc actions -c /etc/tcppc.toml --test '[2001:db8::7]:80' --on payload --payload 'GET /'
   tcppc --action 'echo [SRC_IP] connected to [DEST_IP]:[DEST_PORT] >> out' -p 2323
 """
+# As the unit has it.
+DEFAULT_FILE = "/etc/tcppc.toml"
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})")
 
 
@@ -116,17 +119,20 @@ Blocks end by themselves. Each one made or taken away is a line of blocks.jsonl 
 
 def blocks_command(argv: Sequence[str]) -> int:
     flags = parser("blocks", _BLOCK_EXAMPLES)
-    flags.add_argument("-c", dest="file", metavar="FILE", default="", help="configuration file (TOML)")
+    flags.add_argument(
+        "-c", dest="file", metavar="FILE", help=f"configuration file (default {DEFAULT_FILE}, where it is)"
+    )
     flags.add_argument("what", choices=["list", "add", "remove", "flush"])
     flags.add_argument("address", nargs="*", metavar="ADDRESS", help="an IPv4 address, or an IPv6 address or /64")
     flags.add_argument("--for", dest="seconds", metavar="SECONDS", default="1h", help="how long, as 2d (default 1h)")
     flags.add_argument("--why", default="", help="for the undo log")
     flags.add_argument("--scope", choices=["host", "all"], default=None, help="all: from the sensor too (default host)")
     flags.add_argument("--json", action="store_true", help="list: a line of JSON each")
-    given = flags.parse_args(argv)
+    given = flags.parse_intermixed_args(argv)
     if bool(given.address) != (given.what in ("add", "remove")):
         raise UsageError(f"{given.what} takes {'no ' if given.address else 'an '}address; see tcppc blocks --help")
-    found = config.load(given.file)
+    file = given.file if given.file is not None else DEFAULT_FILE if os.access(DEFAULT_FILE, os.R_OK) else ""
+    found = config.load(file)
     try:
         networks = [blocks.parse(text) for text in given.address]
         seconds: float = duration(1, 366 * 86400)(given.seconds)
@@ -137,7 +143,8 @@ def blocks_command(argv: Sequence[str]) -> int:
     by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
     if given.what == "add":
         done = blocks.add(found, networks, seconds, given.scope or "host", given.why, by)
-        words = f"blocked for {seconds:g} s"
+        zone = Zone(found.tcppc.timezone)
+        words = f"blocked until {zone.seconds(time.time_ns() + round(seconds * 1e9))}"
     else:
         done = blocks.remove(found, networks if given.what == "remove" else None, given.scope, given.why, by)
         words = "blocked no more"

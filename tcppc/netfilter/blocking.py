@@ -80,7 +80,8 @@ def _address(network: Network) -> str:
 
 
 def add(blocks: Iterable[Block]) -> None:
-    """All of them or none; what is blocked already keeps its time. RulesError where that is refused."""
+    """All of them or none. What is blocked already keeps its time, or from Linux 6.12 on has the new one. RulesError
+    where that is refused."""
     by_set: dict[str, list[str]] = {}
     for block in blocks:
         element = f"{_address(block.network)} timeout {max(1, block.seconds)}s"
@@ -100,11 +101,15 @@ def remove(networks: Iterable[tuple[Network, str]]) -> None:
         tools.run("nft", "-f", "-", text=text)
 
 
+def in_place() -> bool:
+    """Is the table there? RulesError where nobody tells."""
+    return any(item.get("table", {}).get("name") == TABLE for item in tools.query("nft", "-j", "list", "tables"))
+
+
 def blocked() -> dict[tuple[Network, str], int]:
     """(network, scope): seconds left. Empty where the table is not there; RulesError where nobody tells."""
     found: dict[tuple[Network, str], int] = {}
-    names = {item["table"].get("name") for item in tools.query("nft", "-j", "list", "tables") if "table" in item}
-    if TABLE not in names:
+    if not in_place():
         return found
     for item in tools.query("nft", "-j", "list", "table", "inet", TABLE):
         given = item.get("set", {})

@@ -8,6 +8,7 @@ IPv4 address or an IPv6 /64. One that knocked at one target only, as all of a sp
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from tcppc.sightings import MOST_LISTED, Scan
 MOST_TARGETS = 64  # of a source in which no scan was found yet
 MOST_RUNNING = 1024  # scans that go on at once; what was found earliest ends first
 MOST_RUNNING_OF_SOURCE = 16  # further ones of a source with so many are not told one by one
+MOST_PORTS_IN_SET = 256  # of one scan; from then on they are a map of 8 KiB
 MOST_HOSTS = 4096  # different ones counted in one sweep
 
 Target = tuple[str, bytes, int]  # proto, destination, port
@@ -48,7 +50,7 @@ class _Source:
 
 @dataclass
 class _Running:
-    """A scan that goes on. `ports` is a bit each, `hosts` a set: of one of them only one is ever there."""
+    """A scan that goes on. Of `ports` and `hosts` one has only one; many ports are a bit each in `map`."""
 
     kind: str
     proto: str
@@ -59,26 +61,35 @@ class _Running:
     tool: str
     sport: int
     probes: int = 0
-    ports: bytearray = field(default_factory=lambda: bytearray(8192))
+    ports: set[int] = field(default_factory=set)
+    map: bytearray | None = None
     hosts: set[bytes] = field(default_factory=set)
 
     def add(self, instant: int, host: bytes, port: int) -> None:
         self.last = instant
         self.probes += 1
-        self.ports[port >> 3] |= 1 << (port & 7)
+        if self.map is not None:
+            self.map[port >> 3] |= 1 << (port & 7)
+        else:
+            self.ports.add(port)
+            if len(self.ports) > MOST_PORTS_IN_SET:
+                self.map = bytearray(8192)
+                for each in self.ports:
+                    self.map[each >> 3] |= 1 << (each & 7)
+                self.ports = set()
         if len(self.hosts) < MOST_HOSTS:
             self.hosts.add(host)
 
     def port_ranges(self) -> list[tuple[int, int]]:
+        ports: Iterable[int] = sorted(self.ports)
+        if self.map is not None:
+            ports = (at * 8 + bit for at, byte in enumerate(self.map) if byte for bit in range(8) if byte >> bit & 1)
         found: list[tuple[int, int]] = []
-        for index, byte in enumerate(self.ports):
-            for bit in range(8) if byte else ():
-                if byte >> bit & 1:
-                    port = index * 8 + bit
-                    if found and found[-1][1] == port - 1:
-                        found[-1] = found[-1][0], port
-                    else:
-                        found.append((port, port))
+        for port in ports:
+            if found and found[-1][1] == port - 1:
+                found[-1] = found[-1][0], port
+            else:
+                found.append((port, port))
         return found
 
     def told(self, instant: int, window: float, ended: bool) -> Scan:

@@ -22,6 +22,7 @@ RECORDS = ("all", "scans", "off")
 WAIT_SECONDS = 1.0
 LOOK_SECONDS = 60.0  # how often own addresses are looked for anew
 RETRY_SECONDS = 5.0  # how often an interface that is gone
+MOST_SAID = 50  # lines about scans a second
 MOST_FLOWS = 1 << 17  # UDP flows remembered by who began them
 _UNICAST = 0  # PACKET_HOST of linux/if_packet.h: neither broadcast, multicast nor another host's
 
@@ -78,6 +79,7 @@ class Watch:
         self._own: set[bytes] = set()
         self._looked = 0.0
         self._gone = False
+        self._second = self._said = self._unsaid = 0  # lines about scans in this second, and those left out
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"watch {interface}", daemon=True)
 
@@ -210,14 +212,29 @@ class Watch:
 
     def _tell(self, scans: list[Scan]) -> None:
         for scan in scans:
-            stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", scan.instant // 1_000_000_000)
-            self._log.write_text([f"{stamp}{scan_said(scan)}\n"])
+            self._say(scan)
             if not scan.ended:
                 self._books.scan(scan.kind, scan.proto, scan.slow)
                 if self.act:
                     self.act(scan)
         if self.terms.record != "off" and scans:
             self._record(scans)
+
+    def _say(self, scan: Scan) -> None:
+        """A line, unless there are too many of them: sources that are made up can make up scans."""
+        second = scan.instant // 1_000_000_000
+        if second != self._second:
+            if self._unsaid:
+                self._log(
+                    f"Watch {self.interface}: {self._unsaid} more scans in a second; they are counted, and recorded."
+                )
+            self._second, self._said, self._unsaid = second, 0, 0
+        self._said += 1
+        if self._said > MOST_SAID:
+            self._unsaid += 1
+            return
+        stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", second)
+        self._log.write_text([f"{stamp}{scan_said(scan)}\n"])
 
     def _record(self, sightings: Sequence[Probe | Scan]) -> None:
         """To the writer, as far as there is memory."""
