@@ -6,6 +6,7 @@ or of a stranger's bytes; ports are labels for the TOP_PORTS busiest ones alone.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import socket
 import socketserver
@@ -178,10 +179,20 @@ class _Handler(wsgiref.simple_server.WSGIRequestHandler):
         return  # a scrape is no news
 
     def handle(self) -> None:
+        # The time-out above is of each read: this is of all of them.
+        timer = threading.Timer(REQUEST_SECONDS, self._end)
+        timer.daemon = True
+        timer.start()
         try:
             super().handle()
         except OSError:  # a client that went away, or took too long
             self.close_connection = True
+        finally:
+            timer.cancel()
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class _HTTPServer(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):

@@ -71,7 +71,11 @@ def name(host: str, port: int) -> str:
 def said(seen: Probe) -> str:
     """tcpcap's words; those for probes that are no SYN are ours."""
     packet = seen.packet
-    what = "New connection" if packet.flags & SYN else f"New probe ({flag_letters(packet.flags) or 'no flags'})"
+    what = (
+        "New connection"
+        if packet.flags & SYN
+        else f"New probe ({'fragment' if packet.cut else flag_letters(packet.flags) or 'no flags'})"
+    )
     return (
         f"{what}: {name(address(packet.src), packet.sport)} -> {name(address(packet.dst), packet.dport)}"
         f"{f' ({seen.tool})' if seen.tool else ''}"
@@ -123,7 +127,9 @@ class Lines:
     def _probe(self, seen: Probe) -> str:
         packet = seen.packet
         src, dst = address(packet.src), address(packet.dst)
-        listed = ",".join([f'"{option}"' for option in options(seen.data, packet.options)])
+        listed = (
+            ",".join([f'"{option}"' for option in options(seen.data, packet.options)]) if not packet.cut else '"cut"'
+        )
         whole = "true" if packet.dont_fragment else "false"
         ip_id = f'"ip_id":{packet.ip_id},"df":{whole},' if packet.ip_id >= 0 else ""
         vlan = f',"vlan":{seen.vlan}' if seen.vlan >= 0 else ""

@@ -468,7 +468,7 @@ def test_nft_that_fails_holds_nothing_up(start: Start, net: Net, tmp_path: Path)
         port=12345,
         prefix=(*net.sensor.prefix, "env", f"PATH={tools}:{os.environ['PATH']}"),
     )
-    sensor.said("Blocks: nft -f -: Error: no room; they wait, all else goes on.")
+    sensor.said("Blocks: nft -f -: Error: no room; they wait; all else goes on.")
     assert knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5) == ""
     assert len(sensor.records(1)) == 1
     assert sensor.stop() == 0
@@ -628,3 +628,53 @@ def test_a_webhook_cannot_put_a_worker_to_sleep(acting: Any) -> None:
         sensor.said("webhook: HTTP 429")
         server.shutdown()
     assert sensor.stop() == 0
+
+
+def test_a_reload_that_allows_a_source_lets_it_go(start: Start, net: Net, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    text = '[[action]]\nname = "a"\nblock = "1h"\nproto = "tcp"\n'
+    sensor = serving(start, net, tmp_path, text)
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7")
+    configured(tmp_path, f'[actions]\nallow = "198.51.100.0/28"\n{text}')
+    os.kill(sensor.process.pid, signal.SIGHUP)
+    sensor.said("Blocks: 198.51.100.7 is blocked no more: it is one of those that are left alone.")
+    assert blocks(net, state, "list").stdout == "Nobody is blocked.\n"
+    configured(tmp_path, text)
+    os.kill(sensor.process.pid, signal.SIGHUP)
+    wait_until(lambda: sensor.log.count("Reloaded.") == 2, "the reload")
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    wait_until(lambda: sensor.log.count("Blocked: 198.51.100.7") == 2, "the block")
+    assert sensor.stop() == 0
+
+
+def test_an_undo_log_that_cannot_be_written_keeps_no_block_back(start: Start, net: Net, tmp_path: Path) -> None:
+    (tmp_path / "state" / "blocks.jsonl").mkdir(parents=True)
+    sensor = serving(start, net, tmp_path, '[[action]]\nname = "a"\nblock = "1h"\nproto = "tcp"\n')
+    sensor.said("blocks.jsonl cannot be read: Is a directory; a restart forgot its blocks; all else goes on.")
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7")
+    assert "198.51.100.7" in net.sensor.run("nft", "list", "table", "inet", "tcppc_blocks")
+    assert sensor.stop() == 0
+
+
+def test_made_up_sources_leave_room_for_real_ones(start: Start, net: Net, tmp_path: Path) -> None:
+    text = '[actions]\nblocks_per_hour = 2\n[[action]]\nname = "a"\nblock = "1h"\nproto = ["udp", "tcp"]\n'
+    sensor = serving(start, net, tmp_path, text)
+    for number in (21, 22, 23):
+        net.attacker.ip(f"addr add 198.51.100.{number}/32 dev veth0")
+        net.attacker.python(SAYS, f"198.51.100.{number}", SENSOR[0], "12345")
+    sensor.said("not blocked: actions.blocks_per_hour = 2 were blocked within an hour (1 times so far)")
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7")
+    sensor.records(4)
+    assert sensor.log.count("not blocked") == 1
+    assert sensor.stop() == 0
+
+
+SAYS = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 0))
+sock.sendto(b"x", (sys.argv[2], int(sys.argv[3])))
+"""

@@ -279,3 +279,21 @@ def test_what_never_happened_is_there_as_zero(start: Start) -> None:
     assert found['tcppc_accept_errors_total{error="EMFILE"}'] == 0
     assert found['tcppc_actions_total{result="dropped_memory"}'] == 0
     assert sensor.stop() == 0
+
+
+def test_a_client_that_says_a_byte_now_and_then_is_ended(start: Start) -> None:
+    sensor = start("--metrics", "127.0.0.1:0", patch="import tcppc.metrics as m; m.REQUEST_SECONDS = 1")
+    with socket.create_connection(("127.0.0.1", int(address(sensor).rpartition(":")[2]))) as sock:
+        sock.settimeout(0.2)
+        begun = time.monotonic()
+        ended = False
+        while not ended and time.monotonic() - begun < 20:
+            try:
+                sock.sendall(b"G")
+                ended = not sock.recv(1)
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+    assert ended
+    assert sensor.stop() == 0

@@ -79,6 +79,15 @@ def test_two_vlan_tags() -> None:
     assert packet.decode(b"\0\5\x81\0" * 9 + ipv4(tcp()), 0x8100) is None
 
 
+def test_a_first_fragment_whose_flags_are_in_the_next_one() -> None:
+    found = packet.decode(ipv4(tcp(dport=443)[:8], fragment=0x2000), IPV4)
+    assert found
+    assert (found.dport, found.flags, found.cut) == (443, 0, True)
+    found = packet.decode(ipv6(bytes([6, 0, 0, 1, 0, 0, 0, 9]) + tcp(dport=443)[:16], 44), IPV6)
+    assert found
+    assert found.cut
+
+
 def test_udp_and_flags() -> None:
     found = packet.decode(ipv4(struct.pack("!HHHH", 53, 5353, 8, 0), protocol=17), IPV4)
     assert found

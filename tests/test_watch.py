@@ -138,9 +138,10 @@ def test_addresses_of_guests_can_be_given_as_own(net: Net, tmp_path: Path) -> No
         (("nmap", "-sN", "-n", "-Pn", "-p", "1-100"), "probe", "tcp", ""),
         (("nmap", "-sX", "-n", "-Pn", "-p", "1-100"), "probe", "tcp", ""),
         (("nmap", "-sU", "-n", "-Pn", "-p", "1-20"), "", "udp", ""),
+        (("nmap", "-sS", "-f", "-n", "-Pn", "-p", "1-100"), "probe", "tcp", ""),
         (("hping3", "-S", "-p", "++1", "-c", "20", "-i", "u1000", "-q"), "syn", "tcp", "hping3"),
     ],
-    ids=["nmap -sS", "nmap -sF", "nmap -sN", "nmap -sX", "nmap -sU", "hping3"],
+    ids=["nmap -sS", "nmap -sF", "nmap -sN", "nmap -sX", "nmap -sU", "nmap -f", "hping3"],
 )
 def test_scanners_are_found(net: Net, tmp_path: Path, words: tuple[str, ...], kind: str, proto: str, tool: str) -> None:
     needs(words[0])

@@ -20,7 +20,7 @@ from tcppc.netfilter.tools import RulesError
 
 GATHER_SECONDS = 0.005
 HOUR = 3_600_000_000_000
-MOST_WAITING = 10_000
+SPOOFABLE_SHARE = 2  # of blocks_per_hour, for sources that can be made up
 RETRY_SECONDS = 5.0
 FOLLOW_SECONDS = 1.0  # how often it looks what `tcppc blocks` did
 LOOK_SECONDS = 60.0  # how often whether the table is still there
@@ -52,6 +52,8 @@ class Blocker:
         self._stopping = False
         self._ready = False
         self._looked = time.monotonic()
+        self._told = -SAY_AGAIN_SECONDS
+        self._review = False
         self._said: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
 
@@ -83,7 +85,9 @@ class Blocker:
                 return ""
             if self._number[key[1], network.version] >= self.most:
                 return self._refused("most", f"not blocked: actions.blocks = {self.most} are blocked already")
-            if len(self._recent) >= self.per_hour:
+            # Sources that are made up must not use up what those need that are not.
+            share = self.per_hour if not event.spoofable else -(-self.per_hour // SPOOFABLE_SHARE)
+            if len(self._recent) >= share:
                 return self._refused(
                     "per_hour", f"not blocked: actions.blocks_per_hour = {self.per_hour} were blocked within an hour"
                 )
@@ -95,8 +99,40 @@ class Blocker:
         return ""
 
     def _refused(self, name: str, words: str) -> str:
-        self._books.acted(f"blocks_refused_{name}")
-        return words
+        """Said once a while, counted each time."""
+        count = self._books.acted(f"blocks_refused_{name}")
+        if time.monotonic() - self._told < SAY_AGAIN_SECONDS:
+            return ""
+        self._told = time.monotonic()
+        return f"{words} ({count} times so far)"
+
+    def set_allowed(self, allowed: Allowed) -> None:
+        """Who is allowed from now on; those who are blocked and may not be any more are let go."""
+        self._allowed = allowed
+        self._review = True
+        self._wake.set()
+
+    def _let_go_allowed(self) -> None:
+        self._review = False
+        with self._lock:
+            wrong = [key for key in self._until if self._allowed.why(str(key[0].network_address))]
+            for key in wrong:
+                self._let_go(key)
+        there = blocking.blocked()
+        blocking.remove(key for key in wrong if key in there)
+        now = time.time_ns()
+        self._write([Entry("unblock", now, network, scope, 0, "allow") for network, scope in wrong])
+        for network, _ in wrong:
+            self._say(f"Blocks: {shown(network)} is blocked no more: it is one of those that are left alone.")
+
+    def _write(self, entries: list[Entry]) -> None:
+        """Whatever the disk says, what is done is done."""
+        try:
+            self._journal.write(entries)
+        except OSError as problem:
+            self._complain(
+                f"{self._journal.path} cannot be written: {problem.strerror}; a restart forgets what it lacks"
+            )
 
     def _expire(self, now: int) -> None:
         while self._recent and now - self._recent[0] > HOUR:
@@ -130,7 +166,7 @@ class Blocker:
             except (RulesError, OSError) as problem:
                 self._books.acted("block_errors")
                 self._ready = False  # others may have taken the table away
-                self._complain(problem)
+                self._complain(f"{problem}; they wait")
                 if self._stopping:
                     return
                 self._wake.wait(RETRY_SECONDS)
@@ -139,7 +175,9 @@ class Blocker:
 
     def _follow(self) -> None:
         """What others wrote into the undo log, and whether others took the table away."""
-        for entry in self._journal.news():
+        if self._review:
+            self._let_go_allowed()
+        for entry in self._news():
             key = entry.network, entry.scope
             with self._lock:
                 if entry.event == "unblock":
@@ -151,24 +189,30 @@ class Blocker:
             if not blocking.in_place():
                 self._begin()
 
-    def _complain(self, problem: Exception) -> None:
-        text = str(problem)
+    def _news(self) -> list[Entry]:
+        try:
+            return self._journal.news()
+        except OSError as problem:
+            self._complain(
+                f"{self._journal.path} cannot be read: {problem.strerror}; what is done by hand is not known"
+            )
+            return []
+
+    def _complain(self, text: str) -> None:
         if time.monotonic() - self._said.get(text, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
             self._said = {text: time.monotonic()}
-            self._say(f"Blocks: {text}; they wait, all else goes on.")
+            self._say(f"Blocks: {text}; all else goes on.")
 
     def _begin(self) -> None:
         """The table, and what is in force by the undo log and not in it: this host was started anew."""
         port, mark = self._place
         blocking.put_in_place(port, mark, self.most)
         now = time.time_ns()
-        self._journal.trim(now)
-        there, known = blocking.blocked(), self._journal.in_force(now)
-        self._journal.news()  # all of it is known now
+        there, known = blocking.blocked(), self._remembered(now)
         lost = [
             Block(network, scope, (entry.until - now) // 1_000_000_000)
             for (network, scope), entry in known.items()
-            if (network, scope) not in there and not self._allowed.why(str(network.network_address))
+            if (network, scope) not in there
         ]
         blocking.add(lost)
         with self._lock:
@@ -180,7 +224,18 @@ class Blocker:
             self._recent = deque([*made, *self._recent])
         if there or lost:
             self._say(f"Blocks: {len(there) + len(lost)} networks are blocked, {len(lost)} of them brought back.")
-        self._ready = True
+        self._ready, self._review = True, True
+
+    def _remembered(self, now: int) -> dict[Key, Entry]:
+        """By the undo log."""
+        try:
+            self._journal.trim(now)
+            known = self._journal.in_force(now)
+            self._journal.news()  # all of it is known now
+        except OSError as problem:
+            self._complain(f"{self._journal.path} cannot be read: {problem.strerror}; a restart forgot its blocks")
+            return {}
+        return known
 
     def _put(self) -> None:
         """All that wait, at once: into the kernel first, since that is what they wait for."""
@@ -197,7 +252,7 @@ class Blocker:
         for entry in entries:
             seconds = (entry.until - entry.instant) / 1e9
             self._say(f"Blocked: {shown(entry.network)} for {seconds:g} s ({entry.scope}): {entry.by}, on {entry.on}")
-        self._journal.write(entries)
+        self._write(entries)
 
 
 def shown(network: Network) -> str:

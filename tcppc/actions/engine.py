@@ -88,6 +88,8 @@ class Engine:
         self._tell_digests(all_of_them=True)
         terms.allowed.look()
         self._terms = terms
+        if self.blocker:
+            self.blocker.set_allowed(terms.allowed)
         self._on: dict[str, list[Rule]] = {}
         for rule in terms.rules:
             for on in rule.action.on:

@@ -72,6 +72,9 @@ class Journal:
         self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
+            folder = self.path.parent.stat()
+            if os.geteuid() == 0 and os.fstat(fd).st_uid != folder.st_uid:  # the sensor may be another user
+                os.fchown(fd, folder.st_uid, folder.st_gid)
             fcntl.flock(fd, fcntl.LOCK_EX)
             size = end_half_line(fd)
             while data:

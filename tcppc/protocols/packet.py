@@ -12,7 +12,7 @@ from typing import NamedTuple
 IPV4, IPV6 = 0x0800, 0x86DD
 VLAN = (0x8100, 0x88A8)
 MOST_TAGS = 3
-MOST_EXTENSIONS = 8
+MOST_EXTENSIONS = 32
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 _LETTERS = "FSRPAUEC"
 # Extension headers (RFC 8200 §4) whose length is in units of eight bytes; a fragment's is fixed.
@@ -20,6 +20,7 @@ _EXTENSIONS = {0, 43, 60, 135, 139, 140}
 _FRAGMENT = 44
 _IP4 = struct.Struct("!BxHHHBBxx4s4s").unpack_from
 _TCP = struct.Struct("!HHIIBBH").unpack_from
+_CUT = struct.Struct("!HHI").unpack_from
 _PORTS = struct.Struct("!HH").unpack_from
 _OPTIONS = {2: "mss", 3: "ws", 4: "sackok", 5: "sack", 8: "ts", 34: "tfo"}
 
@@ -41,6 +42,7 @@ class Packet(NamedTuple):
     window: int = 0
     options: tuple[int, int] = (0, 0)
     dont_fragment: bool = False
+    cut: bool = False  # TCP, but its flags are in the next fragment
 
 
 def decode(data: bytes, kind: int) -> Packet | None:
@@ -70,7 +72,7 @@ def _decode4(data: bytes, at: int) -> Packet | None:
     header = (first & 0x0F) * 4
     if first >> 4 != 4 or header < 20 or fragment & 0x1FFF or size < header:
         return None
-    return _inner(data, at + header, protocol, src, dst, ttl, ip_id, bool(fragment & 0x4000))
+    return _inner(data, at + header, protocol, src, dst, ttl, ip_id, bool(fragment & 0x4000), bool(fragment & 0x2000))
 
 
 def _decode6(data: bytes, at: int) -> Packet | None:
@@ -78,24 +80,27 @@ def _decode6(data: bytes, at: int) -> Packet | None:
         return None
     protocol, ttl = data[at + 6], data[at + 7]
     src, dst = data[at + 8 : at + 24], data[at + 24 : at + 40]
-    at += 40
+    at, more = at + 40, False
     for _ in range(MOST_EXTENSIONS):
         if protocol in _EXTENSIONS:
             protocol, at = data[at], at + 8 + data[at + 1] * 8
         elif protocol == _FRAGMENT:
             if int.from_bytes(data[at + 2 : at + 4], "big") & 0xFFF8:
                 return None
-            protocol, at = data[at], at + 8
+            protocol, more, at = data[at], bool(data[at + 3] & 1), at + 8
         else:
             break
-    return _inner(data, at, protocol, src, dst, ttl, -1, False)
+    return _inner(data, at, protocol, src, dst, ttl, -1, False, more)
 
 
 def _inner(
-    data: bytes, at: int, protocol: int, src: bytes, dst: bytes, ttl: int, ip_id: int, whole: bool
+    data: bytes, at: int, protocol: int, src: bytes, dst: bytes, ttl: int, ip_id: int, whole: bool, more: bool
 ) -> Packet | None:
     if len(dst) != len(src):
         return None
+    if protocol == 6 and more and 8 <= len(data) - at < 20:  # a fragment so small that its flags are in the next one
+        sport, dport, seq = _CUT(data, at)
+        return Packet("tcp", src, sport, dst, dport, 0, ttl, ip_id, seq, dont_fragment=whole, cut=True)
     if protocol == 6:
         sport, dport, seq, ack, offset, flags, window = _TCP(data, at)
         end = at + (offset >> 4) * 4

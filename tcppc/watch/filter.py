@@ -24,7 +24,7 @@ OUTGOING = 4  # PACKET_OUTGOING of linux/if_packet.h
 _TCP, _UDP = 6, 17
 _EXTENSIONS = (0, 43, 44, 60)  # of IPv6: what they hide is looked for in Python
 _ATTACH = 26  # SO_ATTACH_FILTER of asm-generic/socket.h
-_FRAGMENT_OFFSET = 0x1FFF
+_FRAGMENT_OFFSET, _MORE_FRAGMENTS = 0x1FFF, 0x2000
 
 # A line is a label, or an instruction: code, operand and, for jumps, the labels for true and false; "" goes on.
 _Line = str | tuple[int, int] | tuple[int, int, str, str]
@@ -51,6 +51,7 @@ def _lines() -> list[_Line]:
         "ipv4",
         (_LD_H_X, 6),
         (_JSET, _FRAGMENT_OFFSET, "drop", ""),
+        (_JSET, _MORE_FRAGMENTS, "fragment", ""),
         (_LD_B_X, 9),
         (_JEQ, _UDP, "take", ""),
         (_JEQ, _TCP, "", "drop"),
@@ -61,6 +62,10 @@ def _lines() -> list[_Line]:
         (_TAX, 0),
         (_LD_B_X, 13),
         (_JSET, refused, "drop", "tcp"),
+        "fragment",  # its TCP header may be cut before its flags
+        (_LD_B_X, 9),
+        (_JEQ, _TCP, "tcp", ""),
+        (_JEQ, _UDP, "take", "drop"),
         "ipv6",
         (_LD_B_X, 6),
         (_JEQ, _UDP, "take", ""),

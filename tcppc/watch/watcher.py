@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from tcppc.capture.books import Books
 from tcppc.capture.intake import Intake
 from tcppc.log import Log
-from tcppc.protocols.packet import SYN, Packet, decode
+from tcppc.protocols.packet import ACK, RST, SYN, Packet, decode
 from tcppc.sightings import Probe, Scan, said, scan_said
 from tcppc.watch import own, tools
 from tcppc.watch.ring import Ring, Seen, interface_gone
@@ -175,6 +175,8 @@ class Watch:
                     scans += detector.probe(seen.instant, packet, "")
                 continue
             if seen.outgoing or self._is_own(seen, packet.src):
+                continue
+            if packet.flags & (ACK | RST):  # behind extension headers or in a fragment, where the kernel did not look
                 continue
             tool = tools.name(packet, seen.data)
             probes.append(Probe(seen.instant, packet, seen.data, seen.vlan, self.interface, tool))
