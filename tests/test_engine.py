@@ -678,3 +678,30 @@ sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], 0))
 sock.sendto(b"x", (sys.argv[2], int(sys.argv[3])))
 """
+
+
+def test_reloads_lose_no_digest(acting: Any, tmp_path: Path) -> None:
+    text = f'[[action]]\non = "end"\ndigest = "1h"\ncommand = "cat >> {tmp_path}/out; echo >> {tmp_path}/out"\n'
+    sensor = acting(text, "-q")
+    for number in range(30):
+        sensor.send(b"%d" % number)
+        if number % 5 == 0:
+            before = sensor.log.count("Reloaded.")
+            os.kill(sensor.process.pid, signal.SIGHUP)
+            sensor.send(b"while it reloads")
+            wait_until(lambda before=before: sensor.log.count("Reloaded.") > before, "the reload")  # type: ignore[misc]
+    assert sensor.stop() == 0
+    told = [record for line in (tmp_path / "out").read_text().splitlines() for record in json.loads(line)]
+    assert sorted(record["id"] for record in told) == sorted(record["id"] for record in sensor.records(36))
+    assert "held" not in sensor.log.splitlines()[-2]
+
+
+def test_an_undo_log_s_lines_wait_for_the_disk(start: Start, net: Net, tmp_path: Path) -> None:
+    log = tmp_path / "state" / "blocks.jsonl"
+    log.mkdir(parents=True)
+    sensor = serving(start, net, tmp_path, '[[action]]\nname = "a"\nblock = "1h"\nproto = "tcp"\n')
+    knock(net.attacker, "tcp", SENSOR[0], 12345, "x", 5)
+    sensor.said("Blocked: 198.51.100.7")
+    log.rmdir()
+    wait_until(lambda: log.exists() and b"198.51.100.7" in log.read_bytes(), "the line")
+    assert sensor.stop() == 0

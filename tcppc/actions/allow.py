@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
 
 from tcppc.actions.event import Network, source
 from tcppc.watch import own
 
 # The answer for one source is kept; beyond so many all are forgotten.
 MOST_REMEMBERED = 1 << 16
+_NOBODY = "it is no address of the internet"
 
 
 class Allowed:
-    """`look` finds this host's surroundings anew."""
+    """`look` finds this host's surroundings anew. Asked for each event: most addresses are told by a set or two."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._networks = tuple(networks)
-        self._around: tuple[Network, ...] = ()
+        self._around: dict[bytes, str] = {}  # packed IPv4 addresses and IPv6 /64s
         self._known: dict[str, str] = {}
 
     def look(self) -> None:
         """At addresses, routes and name servers, which may change while the sensor runs."""
-        packed = own.addresses() | own.gateways() | own.resolvers()
-        self._around = tuple(sorted((ip_network(each) for each in packed), key=str))
-        self._known = {}
+        around = {}
+        for packed in own.addresses() | own.gateways() | own.resolvers():
+            text = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+            around[packed if len(packed) == 4 else packed[:8]] = text
+        self._around, self._known = around, {}
 
     def why(self, address: str) -> str:
         """Why this source is left alone; empty where it is not."""
@@ -36,14 +39,21 @@ class Allowed:
         return known[address]
 
     def _why(self, address: str) -> str:
-        found = ip_address(address)
-        if found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified:
-            return "it is no address of the internet"
-        block = source(address)
-        for network in self._networks:
-            if network.version == block.version and network.overlaps(block):
-                return f"{network} is in allow"
-        for network in self._around:
-            if network.version == block.version and network.overlaps(block):
-                return f"{network.network_address} is this host's own, its gateway or its resolver"
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+        if _is_nobody(packed):
+            return _NOBODY
+        if near := self._around.get(packed if len(packed) == 4 else packed[:8]):
+            return f"{near} is this host's own, its gateway or its resolver"
+        if self._networks:
+            block = source(address)
+            for network in self._networks:
+                if network.version == block.version and network.overlaps(block):
+                    return f"{network} is in allow"
         return ""
+
+
+def _is_nobody(packed: bytes) -> bool:
+    """Loopback, link-local, multicast, unspecified (RFC 6890)."""
+    if len(packed) == 4:
+        return packed[0] in (0, 127) or packed[0] >= 224 or packed[:2] == b"\xa9\xfe"
+    return packed[:15] == bytes(15) or packed[0] == 0xFF or (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80)

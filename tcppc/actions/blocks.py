@@ -54,6 +54,7 @@ class Blocker:
         self._looked = time.monotonic()
         self._told = -SAY_AGAIN_SECONDS
         self._review = False
+        self._unwritten: list[Entry] = []
         self._said: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
 
@@ -126,13 +127,13 @@ class Blocker:
             self._say(f"Blocks: {shown(network)} is blocked no more: it is one of those that are left alone.")
 
     def _write(self, entries: list[Entry]) -> None:
-        """Whatever the disk says, what is done is done."""
+        """Whatever the disk says, what is done is done; lines that it does not take are tried again."""
+        self._unwritten = [*self._unwritten, *entries][-MOST_WAITING:]
         try:
-            self._journal.write(entries)
+            self._journal.write(self._unwritten)
+            self._unwritten = []
         except OSError as problem:
-            self._complain(
-                f"{self._journal.path} cannot be written: {problem.strerror}; a restart forgets what it lacks"
-            )
+            self._complain(f"{self._journal.path} cannot be written: {problem.strerror}; its lines wait")
 
     def _expire(self, now: int) -> None:
         while self._recent and now - self._recent[0] > HOUR:
@@ -177,6 +178,8 @@ class Blocker:
         """What others wrote into the undo log, and whether others took the table away."""
         if self._review:
             self._let_go_allowed()
+        if self._unwritten:
+            self._write([])
         for entry in self._news():
             key = entry.network, entry.scope
             with self._lock:

@@ -44,7 +44,8 @@ class _Process:
     def end(self) -> None:
         """The whole group: asked first, then killed."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
+            # PermissionError: it has become somebody else's, as by sudo.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
             until = time.monotonic() + GRACE_SECONDS
             while not self.ended() and time.monotonic() < until:
@@ -57,12 +58,16 @@ class _Process:
                 setattr(self, name, -1)
 
 
+# Those that could not be ended: once they end by themselves, they are waited for.
+_left: list[_Process] = []
+
+
 def end_all() -> int:
     """A stop: end the process groups of all that still run. Returns how many."""
     with _lock:
         groups = list(_running)
     for group in groups:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
     return len(groups)
 
@@ -83,10 +88,14 @@ def run(job: Job) -> Outcome:
     finally:
         with _lock:
             _running.discard(process.pid)
+            if process.code is None:
+                _left.append(process)
+            _left[:] = [each for each in _left if not each.ended()]
         process.close()
     shown = f": {quote(output)}" if output else ""
     if not in_time:
-        return Outcome(False, f"ended after {job.timeout:g} s{shown}")
+        how = "ended" if process.code is not None else "could not be ended, and goes on,"
+        return Outcome(False, f"{how} after {job.timeout:g} s{shown}")
     code = process.code or 0
     words = f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
     return Outcome(code == 0, f"{words}{shown}")

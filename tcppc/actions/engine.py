@@ -71,7 +71,7 @@ class Engine:
         self._say = say
         self._port = port
         self._jobs: queue.Queue[Job | None] = queue.Queue(most)
-        self._digests: dict[int, _Digest] = {}
+        self._digests: dict[Rule, _Digest] = {}
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._looked = 0.0
@@ -85,16 +85,15 @@ class Engine:
         ]
 
     def set_terms(self, terms: Terms) -> None:
-        self._tell_digests(all_of_them=True)
         terms.allowed.look()
-        self._terms = terms
+        on: dict[str, list[Rule]] = {}
+        for rule in terms.rules:
+            for moment in rule.action.on:
+                on.setdefault(moment, []).append(rule)
+        self._terms, self._on = terms, on
+        self.sessions = any(moment in on for moment in ("connect", "payload", "end"))
         if self.blocker:
             self.blocker.set_allowed(terms.allowed)
-        self._on: dict[str, list[Rule]] = {}
-        for rule in terms.rules:
-            for on in rule.action.on:
-                self._on.setdefault(on, []).append(rule)
-        self.sessions = any(on in self._on for on in ("connect", "payload", "end"))
 
     def start(self) -> None:
         for thread in self._threads:
@@ -178,10 +177,13 @@ class Engine:
                 if rule.wants(event):
                     self._act(rule, event)
             except Exception as problem:
-                self._books.acted("failed")
-                self._say(f"Action {rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
+                if self._books.acted("failed") % 1000 == 1:
+                    self._say(f"Action {rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
 
     def _act(self, rule: Rule, event: Event) -> None:
+        if self._jobs.full() and not rule.action.block and not rule.action.digest:  # a flood: nothing more is asked
+            self._drop("dropped_queue", "the queue is full")
+            return
         if why := self._terms.allowed.why(event.src):
             self._books.acted("allowed")
             if time.monotonic() - self._told_allowed > LOOK_SECONDS:
@@ -249,7 +251,7 @@ class Engine:
     def _gather(self, rule: Rule, event: Event) -> None:
         text = event.record()
         with self._lock:
-            digest = self._digests.setdefault(id(rule), _Digest(event, time.monotonic()))
+            digest = self._digests.setdefault(rule, _Digest(event, time.monotonic()))
             digest.count += 1
             room = len(digest.texts) < MOST_DIGEST
         if room and self._take(len(text)):
@@ -259,10 +261,11 @@ class Engine:
         now = time.monotonic()
         due: list[tuple[Rule, _Digest]] = []
         with self._lock:
-            for rule in self._terms.rules:
-                digest = self._digests.get(id(rule))
-                if digest and (all_of_them or now - digest.began >= rule.action.digest):
-                    due.append((rule, self._digests.pop(id(rule))))
+            for rule, digest in list(self._digests.items()):
+                # Those of rules that a reload took away are told at once.
+                gone = rule not in self._terms.rules
+                if all_of_them or gone or now - digest.began >= rule.action.digest:
+                    due.append((rule, self._digests.pop(rule)))
         for rule, digest in due:
             self._queue(rule, digest.event, digest.texts, digest.count)
 

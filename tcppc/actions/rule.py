@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from tcppc.actions import tokens
-from tcppc.actions.event import Event, Network, source
+from tcppc.actions.event import Event, Network, source_key
 from tcppc.sections import Action
 from tcppc.values import network, ports
 
@@ -81,7 +81,7 @@ class Rule:
         if not self.action.once_per:
             return True
         per = self.action.per
-        key = (source(event.src, per.startswith("network")), event.dport if per.endswith("+port") else 0)
+        key = (source_key(event.src, per.startswith("network")), event.dport if per.endswith("+port") else 0)
         with self._lock:
             last = self._last.get(key)
             if last is not None and event.instant - last < self.action.once_per * 1e9:

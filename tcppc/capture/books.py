@@ -22,6 +22,7 @@ SESSION_CHARGE = 1024
 PAYLOAD_CHARGE = 160
 # A payload's step on its way to the writer costs 104 more (a tuple of five, sys.getsizeof), and the queue its place.
 STEP_CHARGE = 128
+SIGHTINGS_SHARE = 4
 
 
 def source_key(address: str) -> str | bytes:
@@ -45,6 +46,7 @@ class Books:
         self.lines = 0  # written to data files
         self.bytes_written = 0
         self.held = 0  # bytes of the memory bound in use
+        self.held_sightings = 0  # of them, by what the watch saw
         self.refused: Counter[str] = Counter()  # sessions: sessions, source, memory, threads
         self.dropped: Counter[str] = Counter()  # sessions that reached no file: disk, memory, error
         self.errors: Counter[str] = Counter()  # accept errors by name, kernel_udp_drops, log lines lost
@@ -152,6 +154,23 @@ class Books:
         """`size` bytes are held no more."""
         with self._lock:
             self.held -= size
+
+    def take_sightings(self, size: int) -> bool:
+        """May what the watch saw hold `size` more? A share of the memory bound, so that a flood of SYNs leaves sessions
+        the rest."""
+        with self._lock:
+            if self.held_sightings + size > self.limits.memory // SIGHTINGS_SHARE:
+                return False
+            if self.held + size > self.limits.memory:
+                return False
+            self.held += size
+            self.held_sightings += size
+            return True
+
+    def give_sightings(self, size: int) -> None:
+        with self._lock:
+            self.held -= size
+            self.held_sightings -= size
 
     def settle(self, sessions: int, bytes_in: int, charge: int, lines: int, bytes_written: int) -> None:
         """These sessions are recorded, their memory is given back."""

@@ -249,7 +249,7 @@ class Writer:
         what = f"Failed to encode data as json: {type(problem).__name__}: {problem}"
         if isinstance(item, Sighting):
             self._books.error("sightings_not_recorded")
-            self._books.give(item.charge)
+            self._books.give_sightings(item.charge)
             self._log(what)
             return
         session = item if isinstance(item, Session) else item.session
@@ -263,7 +263,9 @@ class Writer:
         sessions = [item for item in items if isinstance(item, Session)]
         count = len(sessions)
         bytes_in = sum([session.bytes for session in sessions])
-        charge = sum([item.charge for item in items if not isinstance(item, Step)])
+        charge = sum([session.charge for session in sessions])
+        if sightings := sum([item.charge for item in items if isinstance(item, Sighting)]):
+            self._books.give_sightings(sightings)
         if self._file:
             self._file.sessions += count
             self._file.holds([item.start if isinstance(item, Session) else item.instant for item in items])
@@ -310,7 +312,8 @@ class Writer:
         self._books.drop("disk", lost)
         if seen := sum(isinstance(item, Sighting) for item in items):
             self._books.error("sightings_not_recorded", seen)
-        self._books.give(sum([item.charge for item in items if not isinstance(item, Step)]))
+        self._books.give(sum([session.charge for session in given_up]))
+        self._books.give_sightings(sum([item.charge for item in items if isinstance(item, Sighting)]))
         self._log(f"Failed to write session data before the end: {lost} sessions are lost.")
         self._waiting, self._batch, self.gave_up = [], None, lost
 

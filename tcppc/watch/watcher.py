@@ -240,12 +240,12 @@ class Watch:
 
     def _record(self, sightings: Sequence[Probe | Scan]) -> None:
         """To the writer, as far as there is memory."""
-        if self._books.take(sum([seen.charge for seen in sightings])):
+        if self._books.take_sightings(sum([seen.charge for seen in sightings])):
             for seen in sightings:
                 self._intake.put(seen)
             return
         for seen in sightings:  # memory is nearly out
-            if not self._books.take(seen.charge):
+            if not self._books.take_sightings(seen.charge):
                 self._books.error("sightings_not_recorded")
             else:
                 self._intake.put(seen)
