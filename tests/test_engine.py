@@ -296,6 +296,7 @@ def test_a_reload_brings_new_actions(acting: Any, tmp_path: Path) -> None:
         ('command = "x"\non = "payload"\nmatch = "(a)\\\\1"', "is no regular expression of RE2: "),
         ('command = "x"\nmatch = "a"', 'match goes with on = "payload" or "end"'),
         ("command = []", "expected a shell line, or a list of arguments"),
+        ("block = 60\ndigest = 60", "digest gathers what command, webhook or syslog tell"),
         ('command = "x"\nprot = "tcp"', "number 1 has no setting prot; did you mean proto?"),
         ('webhook = "ftp://x"', "expected a URL such as https://example.org/hook"),
         ('syslog = "nowhere"', "expected /dev/log, or a host and UDP port such as"),
@@ -691,7 +692,12 @@ def test_reloads_lose_no_digest(acting: Any, tmp_path: Path) -> None:
             sensor.send(b"while it reloads")
             wait_until(lambda before=before: sensor.log.count("Reloaded.") > before, "the reload")  # type: ignore[misc]
     assert sensor.stop() == 0
-    told = [record for line in (tmp_path / "out").read_text().splitlines() for record in json.loads(line)]
+    told = [
+        record
+        for line in (tmp_path / "out").read_text().replace("][", "]\n[").split("\n")
+        if line
+        for record in json.loads(line)
+    ]
     assert sorted(record["id"] for record in told) == sorted(record["id"] for record in sensor.records(36))
     assert "held" not in sensor.log.splitlines()[-2]
 
@@ -705,3 +711,42 @@ def test_an_undo_log_s_lines_wait_for_the_disk(start: Start, net: Net, tmp_path:
     log.rmdir()
     wait_until(lambda: log.exists() and b"198.51.100.7" in log.read_bytes(), "the line")
     assert sensor.stop() == 0
+
+
+def test_a_word_in_two_packets_and_one_behind_a_broken_hello(acting: Any, tmp_path: Path) -> None:
+    sensor = acting(
+        f'[[action]]\non = "payload"\nmatch = "wget http"\ncommand = "echo [SESSION_ID] >> {tmp_path}/out"\n'
+    )
+    with sensor.connect() as sock:
+        for number, piece in enumerate((b"wget h", b"ttp://a/", b"more", b"wget http again"), 1):
+            sock.sendall(piece)
+            wait_until(lambda number=number: sensor.log.count("TCP: Received") == number, "it")  # type: ignore[misc]
+    sensor.send(b"\x16\x03\x01\x00\x10wget http://behind it, and more than sixteen bytes")
+    wait_until(lambda: sensor.log.count("exit code 0") == 3, "three of them")
+    assert sensor.stop() == 0
+    ids = [record["id"] for record in sensor.records(2)]
+    assert sorted((tmp_path / "out").read_text().split()) == sorted([ids[0], ids[0], ids[1]])
+
+
+def test_what_a_command_leaves_in_the_background_ends_with_it(acting: Any, tmp_path: Path) -> None:
+    sensor = acting(f'[[action]]\ncommand = "sleep 1000 & echo $! > {tmp_path}/pid"\n')
+    sensor.send(b"x")
+    sensor.said("exit code 0")
+    pid = (tmp_path / "pid").read_text().strip()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), "its end")
+    assert sensor.stop() == 0
+
+
+def test_the_ports_of_a_scan_are_all_that_were_touched(start: Start, net: Net, tmp_path: Path) -> None:
+    text = f'[[action]]\non = "scan"\nports = "22"\ncommand = "echo [SRC_IP] >> {tmp_path}/out"\n'
+    sensor = serving(start, net, tmp_path, text)
+    for port in (22, 80, 443):
+        knock(net.attacker, "tcp", SENSOR[0], port, "x")
+    wait_until((tmp_path / "out").exists, "the action")
+    assert sensor.stop() == 0
+
+
+def test_check_warns_of_a_command_that_is_not_there(tmp_path: Path) -> None:
+    done = tcppc("check", *configured(tmp_path, '[[action]]\ncommand = ["/no/such", "x"]\n'))
+    assert done.returncode == 0
+    assert "action 1: /no/such: there is no such command" in done.stderr

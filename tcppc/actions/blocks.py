@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 import time
@@ -25,6 +26,7 @@ RETRY_SECONDS = 5.0
 FOLLOW_SECONDS = 1.0  # how often it looks what `tcppc blocks` did
 LOOK_SECONDS = 60.0  # how often whether the table is still there
 SAY_AGAIN_SECONDS = 60.0
+MOST_UNWRITTEN = 10_000  # lines of the undo log that wait for the disk
 
 Key = tuple[Network, str]
 
@@ -128,7 +130,7 @@ class Blocker:
 
     def _write(self, entries: list[Entry]) -> None:
         """Whatever the disk says, what is done is done; lines that it does not take are tried again."""
-        self._unwritten = [*self._unwritten, *entries][-MOST_WAITING:]
+        self._unwritten = [*self._unwritten, *entries][-MOST_UNWRITTEN:]
         try:
             self._journal.write(self._unwritten)
             self._unwritten = []
@@ -189,6 +191,8 @@ class Blocker:
                     self._hold(key, entry.until)
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
+            with contextlib.suppress(OSError):  # `_write` tells
+                self._journal.trim(time.time_ns())
             if not blocking.in_place():
                 self._begin()
 
@@ -213,7 +217,8 @@ class Blocker:
         now = time.time_ns()
         there, known = blocking.blocked(), self._remembered(now)
         lost = [
-            Block(network, scope, (entry.until - now) // 1_000_000_000)
+            # Not longer than it was made for, however wrong the clock is.
+            Block(network, scope, (entry.until - max(now, entry.instant)) // 1_000_000_000)
             for (network, scope), entry in known.items()
             if (network, scope) not in there
         ]

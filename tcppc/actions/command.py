@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass
 
 from tcppc.actions.job import Job, Outcome
+from tcppc.actions.rule import PATH
 from tcppc.log import quote
 
 MOST_OUTPUT = 4096  # bytes of it that the log shows; more is read and thrown away
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE = 65536
 _LOOK_SECONDS = 0.05
 # Those that run now, so that a stop can end them; guarded by the lock.
@@ -35,10 +35,12 @@ class _Process:
     code: int | None = None
 
     def ended(self) -> bool:
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+        if self.code is None and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            # What it leaves in the background goes with it, while its number is still its own: else each stranger could
+            # have one more process here.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.code is not None
 
     def end(self) -> None:

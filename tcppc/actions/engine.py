@@ -27,6 +27,8 @@ LOOK_SECONDS = 60.0
 STOP_SECONDS = 5.0
 # Of limits.memory, the share that records which wait for their action may hold.
 MEMORY_SHARE = 4
+# A match may begin so many bytes and pieces before the newest one: a word that comes in two packets is found.
+OVERLAP_BYTES, OVERLAP_PIECES = 1024, 66
 # Events of one digest; more are counted in it.
 MOST_DIGEST = 1000
 
@@ -129,9 +131,12 @@ class Engine:
     def session(self, on: str, session: Session, data: bytes = b"") -> None:
         """A TCP session was accepted (connect), said something (payload) or is over (end)."""
         if rules := self._on.get(on):
+            before = b""
             if on == "end":
                 data = _beginning(session)
-            self._ask(rules, self._event_of(on, session, data, spoofable=False))
+            elif on == "payload" and len(session.payloads) > 1:
+                before = _just_before(session)
+            self._ask(rules, self._event_of(on, session, data, before))
 
     def datagram(self, session: Session) -> None:
         """One datagram is all three at once."""
@@ -139,15 +144,15 @@ class Engine:
         self.identify(session)
         for on in ("connect", "payload", "end"):
             if rules := self._on.get(on):
-                self._ask(rules, self._event_of(on, session, data, spoofable=True))
+                self._ask(rules, self._event_of(on, session, data))
 
-    def _event_of(self, on: str, session: Session, data: bytes, spoofable: bool) -> Event:
+    def _event_of(self, on: str, session: Session, data: bytes, before: bytes = b"") -> Event:
         told = session
         if on == "payload":  # that piece alone: all of them again with each one would be their square
             told = replace(session, payloads=[(time_ns(), data)])
         return Event(
             on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
-            spoofable, lambda: self._terms.encoder.whole(told), data,
+            session.proto == "udp", lambda: self._terms.encoder.whole(told), data, before,
         )  # fmt: skip
 
     def sighting(self, seen: Probe | Scan) -> None:
@@ -166,7 +171,7 @@ class Engine:
             )  # fmt: skip
         event = Event(
             on, seen.instant, proto, address(src), sport, address(dst), dport, "", True,
-            lambda: self._terms.encoder.sighting(seen),
+            lambda: self._terms.encoder.sighting(seen), ports=() if isinstance(seen, Probe) else seen.ports,
         )  # fmt: skip
         self._ask(rules, event)
 
@@ -319,6 +324,16 @@ def _beginning(session: Session) -> bytes:
         if len(found) >= MATCHED_BYTES:
             break
     return bytes(found)
+
+
+def _just_before(session: Session) -> bytes:
+    """The end of what was said before the newest piece."""
+    found = b""
+    for _, piece in session.payloads[-2:-OVERLAP_PIECES:-1]:
+        found = piece + found
+        if len(found) >= OVERLAP_BYTES:
+            break
+    return found[-OVERLAP_BYTES:]
 
 
 def _who(event: Event) -> str:

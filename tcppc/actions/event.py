@@ -28,6 +28,8 @@ class Event:
     spoofable: bool
     record: Callable[[], str]
     data: bytes = b""
+    before: bytes = b""  # what the session said just before `data`
+    ports: tuple[tuple[int, int], ...] = ()  # of a scan: all that were touched
 
     def values(self, stamp: str, sensor: str, listen_port: int, count: int = 1) -> Values:
         """What its tokens become."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from tcppc.actions import tokens
 from tcppc.actions.event import Event, Network, source_key
 from tcppc.sections import Action
 from tcppc.values import network, ports
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are looked for, and what they get as their own PATH."""
 
 # Sources whose last action is remembered for `once_per`; beyond, who was longest ago acts again.
 MOST_REMEMBERED = 1 << 16
@@ -57,6 +61,8 @@ class Rule:
             raise RuleError(f"command: {problem}") from None
         if not (action.command or action.webhook or action.syslog or action.block):
             raise RuleError("does nothing; expected command, webhook, syslog or block")
+        if action.digest and not (action.command or action.webhook or action.syslog):
+            raise RuleError("digest gathers what command, webhook or syslog tell; a block waits for nothing")
         if action.match and not {"payload", "end"} & set(action.on):
             raise RuleError('match goes with on = "payload" or "end": only then there is a payload')
         self._ports = tuple(ports(action.ports)) if action.ports else ()
@@ -70,11 +76,20 @@ class Rule:
         action = self.action
         if event.on not in action.on or (action.proto and event.proto not in action.proto):
             return False
-        if self._ports and not any(low <= event.dport <= high for low, high in self._ports):
+        touched = event.ports or ((event.dport, event.dport),)
+        if self._ports and not any(low <= to and at <= high for low, high in self._ports for at, to in touched):
             return False
-        if self._search and not self._search(event.data[:MATCHED_BYTES]):
+        if self._search and not self._matches(self._search, event):
             return False
         return not self._sources or any(ip_address(event.src) in each for each in self._sources)
+
+    @staticmethod
+    def _matches(search: Callable[[bytes], Any], event: Event) -> bool:
+        """In this piece, or where it and the one before it meet; what was there before it has been told."""
+        data = event.data[:MATCHED_BYTES]
+        if search(data):
+            return True
+        return bool(event.before and search(event.before + data) and not search(event.before))
 
     def due(self, event: Event) -> bool:
         """Does it act now, or did it for the same source within `once_per`? Asked once an event."""
@@ -100,6 +115,12 @@ class Rule:
 
     def warnings(self) -> list[str]:
         """What its person should know, a line each."""
+        action = self.action
+        if isinstance(action.command, tuple) and shutil.which(action.command[0], path=PATH) is None:
+            return [f"{self.name}: {action.command[0]}: there is no such command in {PATH}", *self._of_blocks()]
+        return self._of_blocks()
+
+    def _of_blocks(self) -> list[str]:
         action = self.action
         if not action.block:
             return []

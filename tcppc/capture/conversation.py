@@ -271,17 +271,26 @@ class Conversation:
         except ssl.SSLError as problem:
             record.error = tls_layer.reason(problem)
             self._send(tunnel, wait=False)
+            self._tell_actions(record.hello)
             return "error"
         except (OSError, Stopped):
             record.error = "the connection ended within the handshake"
+            self._tell_actions(record.hello)
             raise
         self._forget_handshake(record, tunnel)
         return self._listen_inside(tunnel)
 
     def _listen_on(self) -> str:
+        if self.session.tls:
+            self._tell_actions(self.session.tls.hello)
         while data := self._sock.recv(LARGE_READ):
             self._keep(data, time_ns())
+            self._tell_actions(data)
         return self._ending()
+
+    def _tell_actions(self, data: bytes) -> None:
+        if self._acts and data:
+            self._acts.session("payload", self.session, data)
 
     def _shake_hands(self, tunnel: tls_layer.Tunnel, head: bytes, record: TLS) -> None:
         """One idle timeout for the whole handshake, so that a trickle cannot stretch it."""
@@ -342,8 +351,7 @@ class Conversation:
                 self._keep(data, time_ns())
                 if self._intake.talkative:
                     self._tell(data)
-                if self._acts:
-                    self._acts.session("payload", self.session, data)
+                self._tell_actions(data)
                 if answers:
                     answers.answer(data, self._number)
         except ssl.SSLError as problem:

@@ -32,6 +32,7 @@ examples:
   tcppc --action 'echo [SRC_IP] connected to [DEST_IP]:[DEST_PORT] >> out' -p 2323
 """
 # As the unit has it.
+MOST_WHY = 500
 DEFAULT_FILE = "/etc/tcppc.toml"
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})")
 
@@ -72,17 +73,19 @@ def _test(found: Config, given: argparse.Namespace) -> int:
     if why := allowed.why(address):
         print(f"Nothing: {address} is never acted upon: {why}.")
         return Exit.DONE
-    for rule in rules:
-        for on in MOMENTS if given.on is None else [given.on]:
-            for line in _would(found, rule, on, session):
-                print(f"{rule.name}, on {on}: {line}")
+    moments = MOMENTS if given.on is None else [given.on]
+    lines = [
+        f"{rule.name}, on {on}: {line}" for rule in rules for on in moments for line in _would(found, rule, on, session)
+    ]
+    print("\n".join(lines) or "Nothing: no action is for this.")
     return Exit.DONE
 
 
 def _session(address: str, port: int, proto: str, payload: str) -> Session:
     if not 0 < port < 65536:
         raise ValueError
-    text = str(ip_address(address))
+    parsed = ip_address(address)
+    text = str((parsed.version == 6 and parsed.ipv4_mapped) or parsed)
     now = time.time_ns()
     dst = "2001:db8::10" if ":" in text else "192.0.2.10"
     data = payload.encode("utf-8", "surrogateescape")
@@ -138,6 +141,8 @@ def blocks_command(argv: Sequence[str]) -> int:
         seconds: float = duration(1, 366 * 86400)(given.seconds)
     except ValueError as problem:
         raise UsageError(f"expected {problem}") from None
+    if len(given.why) > MOST_WHY:
+        raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(given.why)}")
     if given.what == "list":
         return _list(found, given.json)
     by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"

@@ -127,8 +127,3 @@ def _element(item: Any) -> tuple[Network, int] | None:
         return ip_network((found, 64 if found.version == 6 else 32)), int(values["expires"])
     except (KeyError, TypeError, ValueError):  # not of our making
         return None
-
-
-def take_away() -> None:
-    """All of it. RulesError where that is refused."""
-    tools.run("nft", "-f", "-", text=f"table inet {TABLE}\ndelete table inet {TABLE}\n")
