@@ -149,6 +149,11 @@ def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
         sensor.writer.change(sensor.writer.reopen)
         log(f"Reload refused, the configuration stays as it was: {problem}")
         return
+    except Exception as problem:  # a fault of ours, or of a plug-in: the sensor goes on all the same
+        sensor.writer.change(sensor.writer.reopen)
+        said = f"{type(problem).__name__}: {problem}".encode("unicode_escape").decode("ascii")
+        log(f"Reload refused, the configuration stays as it was: {said[:500]}")
+        return
     old, sensor.config = sensor.config, new
     if fixed := changed(old, new, _FIXED):
         log(f"Reload: {', '.join(fixed)} will be as the file says after a restart.")

@@ -11,6 +11,7 @@ import heapq
 import socket
 import socketserver
 import threading
+import time
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -204,11 +205,22 @@ class _HTTPServer(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer)
         self.server_name, self.server_port = "localhost", self.server_address[1]  # no look-up of names
         self.setup_environ()
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor left: asked again at once, it would spin
+            time.sleep(0.1)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

@@ -172,6 +172,18 @@ def check(config: Config) -> None:
         raise ConfigError(str(problem)) from None
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
         raise ConfigError(f"tcpFileFmt (-w) {config.tcppc.tcpFileFmt}: {LEDGER} is the ledger's name; expected another")
+    others = {os.path.abspath(path) for path in (config.tcppc.tcpFileFmt, config.tcppc.logFile) if path}
+    captures = config.files.captures
+    if captures and (
+        os.path.abspath(captures) in others or os.path.basename(captures) == LEDGER or os.path.isdir(captures)
+    ):
+        raise ConfigError(f"files.captures (--captures) {captures}: expected a file of its own")
+    if (
+        config.files.session_dir
+        and os.path.exists(config.files.session_dir)
+        and not os.path.isdir(config.files.session_dir)
+    ):
+        raise ConfigError(f"files.session_dir (--session-dir) {config.files.session_dir}: expected a folder")
     if config.files.compress == "zstd":
         try:
             import zstandard  # noqa: F401

@@ -14,7 +14,7 @@ from tcppc.clock import Zone
 from tcppc.records import Session
 from tcppc.sections import Limits
 from tests.conftest import Start
-from tests.harness import wait_until
+from tests.harness import tcppc, wait_until
 
 START = 0x5DD4A1F1 * 10**9 + 0xC3A20 * 1000
 
@@ -81,7 +81,9 @@ def test_a_sensor_keeps_them_beside_its_records(start: Start, tmp_path: Path, lo
     )
     names = re.findall(r"SID[= ]([0-9A-F]+\.\w+)", log.read_text(encoding="ascii"))
     assert {name.partition(".")[2] for name in names} == {"shell", "silent"}
-    assert {(folder / name).read_bytes() for name in names} == {b"id\n", b"datagram"}
+    (kept,) = folder.iterdir()  # thp has no datagrams
+    assert kept.read_bytes() == b"id\n"
+    assert kept.name in names
     assert sensor.stop() == 0
 
 
@@ -93,3 +95,34 @@ def test_a_folder_that_cannot_be_written_costs_no_record(start: Start, tmp_path:
     sensor.said("Failed to write captures")
     assert sensor.stop() == 0
     assert "1 captures_failed" in sensor.log
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("-w", "d.jsonl", "--captures", "./d.jsonl"), "--captures) ./d.jsonl: expected a file of its own"),
+        (("--captures", "/tmp"), "--captures) /tmp: expected a file of its own"),
+        (("-w", "d/x.jsonl", "--captures", "d/ledger.jsonl"), "expected a file of its own"),
+        (("--session-dir", "/dev/null"), "--session-dir) /dev/null: expected a folder"),
+    ],
+)
+def test_files_that_are_others_are_refused(flags: tuple[str, ...], words: str) -> None:
+    done = tcppc("check", *flags)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_one_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
+    kept = captures(tmp_path)
+    sessions = [
+        Session("tcp", "192.0.2.1", 1, "192.0.2.2", 2, 1_780_000_000_000_000_000 + number * 1000, [(0, b"x")], 1)
+        for number in range(4)
+    ]
+    (tmp_path / "sessions").mkdir()
+    taken = kept._sid(sessions[1])
+    kept._used.clear()
+    (tmp_path / "sessions" / taken).write_bytes(b"there already")
+    kept.add(sessions)
+    assert len(list((tmp_path / "sessions").iterdir())) == 4
+    assert (tmp_path / "captures").read_text().count("SID=") == 4

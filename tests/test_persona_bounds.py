@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tcppc.personas import auto, registry
+from tcppc.personas import auto, registry, words
 from tcppc.personas.base import MOST_SAID, Findings, Place
 from tcppc.personas.identity import Identity
 from tcppc.protocols import app
@@ -205,3 +209,94 @@ def test_redis_shows_nothing_of_python(start: Start) -> None:
     three.hear(b"HELLO 3\r\n")
     assert three.hear(b"CONFIG GET dir\r\n").startswith(b"%1\r\n$3\r\ndir\r\n")
     assert three.hear(b"GET nothing\r\n") == b"_\r\n"
+
+
+def test_a_listing_of_many_folders_ends() -> None:
+    shell = talk("shell")
+    shell.greet()
+    for number in range(100):
+        shell.hear(b"echo x > f%d\n" % number)
+    assert len(shell.hear(b"ls -l" + b" ." * 2000 + b"\n")) < MOST_SAID
+    assert len(shell.hear(b"cat" + b" /proc/cpuinfo" * 250 + b"\n")) < MOST_SAID
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("cd /tmp; echo abc>x; cat x", "abc\r\n"),
+        ("cat /etc/hostname>/tmp/h; wc -l /tmp/h", "1 /tmp/h\r\n"),
+        ('echo "<?php eval($_POST[1]);?>" > /tmp/w.php; cat /tmp/w.php', "<?php eval([1]);?>\r\n"),
+        ("echo '<?php eval($_POST[1]);?>' > /tmp/w.php; cat /tmp/w.php", "<?php eval($_POST[1]);?>\r\n"),
+        ("echo '>y' z", ">y z\r\n"),
+        ("echo '$HOME' \"$HOME\" ~", "$HOME /root /root\r\n"),
+        ("cd ~ && pwd", "/root\r\n"),
+        ("cd /tmp; cd /etc; cd -; pwd", "/tmp\r\n"),
+        ("sh -c 'id'", "uid=0(root)"),
+        ('bash -c "echo hi"', "hi\r\n"),
+        ("mkdir -p /tmp/a/b/c; cd /tmp/a/b/c; pwd", "/tmp/a/b/c\r\n"),
+        ("cd /tmp; echo 1 > a; mv a b; ls", "b\r\n"),
+        ("cd /tmp; echo 1 > a; mv a b; cat a", "cat: a: No such file or directory\r\n"),
+        ("[ -f /etc/passwd ] && echo yes", "yes\r\n"),
+        ("[ -d /etc/passwd ] || echo no", "no\r\n"),
+        ("grep -c root /etc/passwd", "1\r\n"),
+        ("echo x 2>/dev/null >&2; frob 2>/dev/null", "bash: frob: command not found\r\n"),
+        ("echo 'x", "syntax error"),
+        ("ls 1>/tmp/o; ls /tmp", "o"),
+    ],
+)
+def test_everyday_lines(line: str, wanted: str) -> None:
+    shell = talk("shell")
+    shell.greet()
+    assert wanted in shell.hear(line.encode() + b"\n").decode("latin-1")
+
+
+def test_bytes_that_are_echoed_are_these_bytes() -> None:
+    shell = talk("shell")
+    shell.greet()
+    assert shell.hear(b"echo -ne '\\x7f\\xff\\x80' > /tmp/b; cat /tmp/b\n").startswith(b"\x7f\xff\x80")
+
+
+@given(st.text(max_size=200))
+def test_any_line_is_taken_apart(line: str) -> None:
+    try:
+        found = words.parse(line, lambda name: "v")
+    except words.UnfinishedError:
+        return
+    assert all(len(word) <= words.MOST_WORD for word in found.words)
+
+
+def test_one_who_does_not_read_loses_nothing_of_what_it_says(start: Start) -> None:
+    sensor = serve(start, "shell", "-q", "-t", "2", patch="import tcppc.capture.tcp as t; t.SEND_TIMEOUT_SECONDS = 0.5")
+    line = b"echo " + b"x" * 4000 + b"\n"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", sensor.port))
+        for _ in range(200):
+            sock.sendall(line)
+        sock.shutdown(socket.SHUT_WR)
+        record = sensor.records(1)[0]
+    assert record["bytes"] == 200 * len(line)
+    assert record["persona_error"] in ("bound: nobody reads", "bound: bytes at once", "bound: heard")
+    assert sensor.stop() == 0
+
+
+def test_a_reload_with_a_fault_of_a_persona_changes_nothing(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "c.toml").write_text(f'[personas]\nfolder = "{tmp_path}/p"\n')
+    sensor = start("-c", str(tmp_path / "c.toml"))
+    with sensor.connect() as sock:
+        sock.sendall(b"before")
+        (tmp_path / "p" / "bad.toml").write_text('[[expect]]\npattern = "a{99999999999999999999}"\nreply = "x"\n')
+        os.kill(sensor.process.pid, signal.SIGHUP)
+        sensor.said("Reload refused, the configuration stays as it was: ")
+    sensor.records(1)
+    assert sensor.stop() == 0
+    assert "Traceback" not in sensor.log
+
+
+def test_what_waits_for_a_data_connection_is_one_a_client() -> None:
+    found = registry.Personas("ftp", {}, "", "seed")
+    for number in range(50):
+        found._await(Place(src="192.0.2.1", dst="192.0.2.2"), 40000 + number, talk("ftp"))
+    assert len(found._awaited) == 1

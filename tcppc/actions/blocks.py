@@ -17,7 +17,6 @@ from tcppc.actions.rule import Rule
 from tcppc.capture.books import Books
 from tcppc.netfilter import blocking
 from tcppc.netfilter.blocking import Block
-from tcppc.netfilter.tools import RulesError
 
 GATHER_SECONDS = 0.005
 HOUR = 3_600_000_000_000
@@ -166,7 +165,7 @@ class Blocker:
                 if self._waiting:
                     time.sleep(GATHER_SECONDS)
                     self._put()
-            except (RulesError, OSError) as problem:
+            except Exception as problem:  # of nft, of the disk, or of ours: it goes on
                 self._books.acted("block_errors")
                 self._ready = False  # others may have taken the table away
                 self._complain(f"{problem}; they wait")
@@ -225,7 +224,7 @@ class Blocker:
         blocking.add(lost)
         with self._lock:
             for key, seconds in there.items():
-                self._hold(key, now + seconds * 1_000_000_000)
+                self._hold(key, now + (seconds + 1) * 1_000_000_000)  # nft rounds down
             for block in lost:
                 self._hold((block.network, block.scope), now + block.seconds * 1_000_000_000)
             made = sorted(entry.instant for entry in known.values() if now - entry.instant < HOUR)

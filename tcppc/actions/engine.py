@@ -276,7 +276,10 @@ class Engine:
 
     def _tick(self) -> None:
         while not self._end.wait(TICK_SECONDS):
-            self._tell_digests()
+            try:
+                self._tell_digests()
+            except Exception as problem:  # a bug of ours must not end all digests
+                self._say(f"Actions: {type(problem).__name__}: {problem}; the sensor goes on.")
             if time.monotonic() - self._looked > LOOK_SECONDS:
                 self._looked = time.monotonic()
                 self._terms.allowed.look()

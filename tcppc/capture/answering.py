@@ -131,7 +131,12 @@ class Answering:
                 self._intake.put(Step(self._session, "reply", number, time_ns(), reply, self._lines - 1))
             if talk and talk.delay:
                 time.sleep(min(talk.delay, MOST_DELAY))
-            self._put(reply)
+            try:
+                self._put(reply)
+            except BlockingIOError:
+                # It does not read. What it says is kept all the same; it is told no more.
+                self._end_by("nobody reads")
+                return
         if talk and talk.done:
             self._talk = None
             if self._tunnel:
@@ -162,7 +167,7 @@ class Answering:
         while left:
             left = left[self._sock.send(left) :]
             if left and time_ns() > until:
-                raise BlockingIOError("nobody reads")
+                raise BlockingIOError
 
     def _ask(self, question: Callable[[Talk], bytes]) -> bytes:
         talk = self._talk

@@ -41,25 +41,29 @@ class Captures:
 
     def add(self, sessions: Sequence[Session]) -> None:
         """These are in the data file."""
-        try:
-            named = [(self._sid(session), session) for session in sessions]
-            if self.folder:
-                for sid, session in named:
-                    self._keep(sid, session)
-            if self.path and named:
-                describe = self._single if self.logtype == "single" else self._multi
-                text = "".join(describe(sid, session) for sid, session in named)
+        named = [(self._sid(session), session) for session in sessions]
+        for sid, session in named if self.folder else ():
+            try:
+                self._keep(sid, session)
+            except OSError as problem:
+                self._failed(problem)
+        if self.path and named:
+            describe = self._single if self.logtype == "single" else self._multi
+            try:
                 Path(self.path).parent.mkdir(parents=True, exist_ok=True)
                 with open(self.path, "a", encoding="ascii") as file:
-                    file.write(text)
-        except OSError as problem:
-            count = self._books.error("captures_failed")
-            if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
-                self._said = time.monotonic()
-                self._say(
-                    f"Failed to write captures: {problem.filename or self.path}: {problem.strerror} "
-                    f"({count} times so far); the data file has them."
-                )
+                    file.write("".join(describe(sid, session) for sid, session in named))
+            except OSError as problem:
+                self._failed(problem)
+
+    def _failed(self, problem: OSError) -> None:
+        count = self._books.error("captures_failed")
+        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
+            self._said = time.monotonic()
+            self._say(
+                f"Failed to write captures: {problem.filename or self.path}: {problem.strerror} "
+                f"({count} times so far); the data file has them."
+            )
 
     def _sid(self, session: Session) -> str:
         """Two sessions never have the same one: the later one is a microsecond younger then."""
@@ -78,7 +82,9 @@ class Captures:
         return f"{moment}.{persona}"
 
     def _keep(self, sid: str, session: Session) -> None:
-        if not session.payloads:
+        if (
+            not session.payloads or session.proto == "udp"
+        ):  # thp has no datagrams; a flood of them would be as many files
             return
         os.makedirs(self.folder, mode=0o755, exist_ok=True)
         # O_EXCL: nothing that stands there is written over or followed.

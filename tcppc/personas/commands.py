@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from tcppc.personas.base import Place
 from tcppc.personas.identity import Identity
 from tcppc.personas.programs import COMMANDS, Answer
 from tcppc.personas.tree import Tree, TreeError, absolute
+from tcppc.personas.words import UnfinishedError, parse
 
 MOST_PRINTED = 64 << 10
 """Characters that one command prints, at most."""
 
 
 MOST_VARIABLES = 100
-"""Of a session."""
+MOST_SHELLS = 4
+"""Of a session; one within the other."""
 
 
 class Machine:
@@ -29,21 +30,21 @@ class Machine:
         self.folder = "/root"
         self.ended = False
         self.status = 0
+        self._depth = 0
         self.variables = {"HOME": "/root", "USER": user, "PWD": "/root", "SHELL": "/bin/bash",
                           "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}  # fmt: skip
 
     def run(self, text: str, piped: str | None = None) -> Answer:
         """One simple command with its redirections."""
         try:
-            words = shlex.split(text.replace("\\x", "\\\\x") if "'" not in text and '"' not in text else text)
-        except ValueError:
+            command = parse(text, self._value)
+        except UnfinishedError:
             return "bash: syntax error: unexpected end of file\n", 2
-        words, target, append = _redirection(words)
+        words, target, append = command.words, command.target, command.append
         while words and (match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", words[0], re.DOTALL)):
             if len(self.variables) < MOST_VARIABLES or match[1] in self.variables:
                 self.variables[match[1]] = match[2][:256]
             words.pop(0)
-        words = [self._filled(word) for word in words]
         if not words:
             printed, self.status = "", 0
             if target is None:
@@ -52,19 +53,15 @@ class Machine:
             printed, self.status = self._call(words, piped)
         if target is not None:
             try:
-                path = absolute(self._filled(target), self.folder)
+                path = absolute(target, self.folder)
                 self.tree.write(path, printed.encode("utf-8", "surrogateescape"), self.place.now, append)
             except TreeError as problem:
                 return f"bash: {target}: {problem}\n", 1
             printed = ""
         return printed[:MOST_PRINTED], self.status
 
-    def _filled(self, word: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
-            return str(self.status) if name == "?" else "4721" if name == "$" else self.variables.get(name, "")
-
-        return re.sub(r"\$(?:\{(\w+)\}|(\w+|\?|\$))", value, word)[:4096]
+    def _value(self, name: str) -> str:
+        return str(self.status) if name == "?" else "4721" if name == "$" else self.variables.get(name, "")
 
     def _call(self, words: list[str], piped: str | None) -> Answer:
         name = words[0].rpartition("/")[2]
@@ -72,6 +69,8 @@ class Machine:
             words = words[1:]
             if not words and name == "busybox":
                 return "BusyBox v1.35.0 multi-call binary.\n\nUsage: busybox [function [arguments]...]\n", 0
+            if name in _SHELLS and words[:1] == ["-c"] and len(words) > 1:
+                return self._script(words[1])
             if not words or (name != "busybox" and words[0].startswith("-")):
                 return "", 0
             inner = words[0].rpartition("/")[2]
@@ -84,6 +83,14 @@ class Machine:
                 return self._execute(words[0])
             return f"bash: {words[0]}: command not found\n", 127
         return command(self, words[1:], piped or "")
+
+    def _script(self, line: str) -> Answer:
+        """sh -c, once within another."""
+        self._depth += 1
+        try:
+            return self.run(line) if self._depth <= MOST_SHELLS else ("", 0)
+        finally:
+            self._depth -= 1
 
     def _execute(self, path: str) -> Answer:
         """A file of this session's own: it does nothing, and says nothing."""
@@ -98,22 +105,3 @@ class Machine:
 
 _BEFORE = ("sudo", "nohup", "exec", "command", "time")
 _SHELLS = ("sh", "bash", "ash", "dash", "enable", "system", "shell", "linuxshell")
-
-
-def _redirection(words: list[str]) -> tuple[list[str], str | None, bool]:
-    """Words without > and >> and what they lead to; those of errors and to other descriptors lead nowhere."""
-    kept: list[str] = []
-    target, append, index = None, False, 0
-    while index < len(words):
-        match = re.fullmatch(r"(\d?|&)(>>?|<)(&\d|.*)", words[index])
-        if match is None or (match[1] == "" and match[2] == "<" and not match[3] and index + 1 >= len(words)):
-            kept.append(words[index])
-        else:
-            where = match[3]
-            if not where and index + 1 < len(words):
-                index += 1
-                where = words[index]
-            if match[2] != "<" and match[1] in ("", "1", "&") and not where.startswith("&"):
-                target, append = where, match[2] == ">>"
-        index += 1
-    return kept, target, append

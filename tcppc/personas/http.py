@@ -164,7 +164,8 @@ class Http(Talk):
             return self._answer(405, method, target, keep)
         if method == b"OPTIONS":
             return self._answer(200, method, target, keep, "Allow: POST,OPTIONS,HEAD,GET\r\n", page=b"")
-        if re.match(rb"\w+://", target) and not target.lower().startswith(b"http://%s" % self.place.dst.encode()):
+        ours = re.escape(self.place.dst.encode())
+        if re.match(rb"\w+://", target) and not re.match(rb"(?i)https?://\[?" + ours + rb"\]?(:\d+)?(/|$)", target):
             return self._answer(403, method, target, keep)
         if fields.get(b"upgrade", b"").lower() == b"websocket":
             return self._answer(400, method, target, keep)

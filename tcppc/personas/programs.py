@@ -15,6 +15,9 @@ from tcppc.personas.tree import TreeError, absolute, long_line
 if TYPE_CHECKING:
     from tcppc.personas.commands import Machine
 
+MOST_LISTED = 64 << 10
+"""Characters after which a command that lists or prints files looks at no further one."""
+
 Answer = tuple[str, int]
 Command = Callable[["Machine", list[str], str], Answer]
 COMMANDS: dict[str, Command] = {}
@@ -66,11 +69,13 @@ def _pwd(machine: Machine, words: list[str], piped: str) -> Answer:
 
 @command("cd")
 def _cd(machine: Machine, words: list[str], piped: str) -> Answer:
-    path = absolute(_paths(words)[0] if _paths(words) else "/root", machine.folder)
+    back = machine.variables.get("OLDPWD", machine.folder)
+    path = back if words == ["-"] else absolute(_paths(words)[0] if _paths(words) else "/root", machine.folder)
     try:
         machine.tree.names(path)
     except TreeError as problem:
         return f"bash: cd: {words[0] if words else path}: {problem}\n", 1
+    machine.variables["OLDPWD"] = machine.folder
     machine.folder = machine.variables["PWD"] = path
     return "", 0
 
@@ -78,9 +83,12 @@ def _cd(machine: Machine, words: list[str], piped: str) -> Answer:
 @command("ls", "dir")
 def _ls(machine: Machine, words: list[str], piped: str) -> Answer:
     flags = "".join(word[1:] for word in words if word.startswith("-"))
-    lines, status = [], 0
+    lines: list[str] = []
+    status = 0
     targets = _paths(words) or ["."]
     for target in targets:
+        if sum(map(len, lines)) > MOST_LISTED:
+            break
         path = absolute(target, machine.folder)
         try:
             node = machine.tree.get(path)
@@ -112,8 +120,11 @@ def _cat(machine: Machine, words: list[str], piped: str) -> Answer:
     paths = [word.removeprefix("if=") for word in _paths(words) if "=" not in word or word.startswith("if=")]
     if not paths:
         return piped, 0
-    printed, status = [], 0
+    printed: list[str] = []
+    status = 0
     for target in paths:
+        if sum(map(len, printed)) > MOST_LISTED:
+            break
         try:
             node = machine.tree.get(absolute(target, machine.folder))
             if node.data is None:
@@ -121,12 +132,17 @@ def _cat(machine: Machine, words: list[str], piped: str) -> Answer:
             printed.append(
                 node.data.decode("latin-1")
                 if node.data.startswith(b"\x7fELF")
-                else node.data.decode("utf-8", "replace")
+                else node.data.decode("utf-8", "surrogateescape")
             )
         except TreeError as problem:
             printed.append(f"cat: {target}: {problem}\n")
             status = 1
     return "".join(printed), status
+
+
+def _byte(number: int) -> str:
+    """As surrogateescape has it, so that it is this byte again when it is written or said."""
+    return chr(number) if number < 128 else chr(0xDC00 + number)
 
 
 @command("echo", "printf")
@@ -136,8 +152,8 @@ def _echo(machine: Machine, words: list[str], piped: str) -> Answer:
         flags += words.pop(0)
     text = " ".join(words)
     if "e" in flags or re.search(r"\\x[0-9a-fA-F]{2}|\\[0-7]{3}", text):
-        text = re.sub(r"\\x([0-9a-fA-F]{1,2})", lambda match: chr(int(match[1], 16)), text)
-        text = re.sub(r"\\0?([0-7]{3})", lambda match: chr(int(match[1], 8) & 255), text)
+        text = re.sub(r"\\x([0-9a-fA-F]{1,2})", lambda match: _byte(int(match[1], 16)), text)
+        text = re.sub(r"\\0?([0-7]{3})", lambda match: _byte(int(match[1], 8) & 255), text)
         text = text.replace("\\n", "\n").replace("\\t", "\t").replace("\\r", "\r")
     return text + ("" if "n" in flags else "\n"), 0
 
@@ -208,11 +224,14 @@ def _fetch(machine: Machine, words: list[str], piped: str) -> Answer:
 @command("mkdir")
 def _mkdir(machine: Machine, words: list[str], piped: str) -> Answer:
     for target in _paths(words):
-        try:
-            machine.tree.make(absolute(target, machine.folder), machine.place.now)
-        except TreeError as problem:
-            if not ("-p" in words and str(problem) == "File exists"):
-                return f"mkdir: cannot create directory '{target}': {problem}\n", 1
+        path, above = absolute(target, machine.folder), "-p" in words
+        parts = path.strip("/").split("/")
+        for end in range(1 if above else len(parts), len(parts) + 1):
+            try:
+                machine.tree.make("/" + "/".join(parts[:end]), machine.place.now)
+            except TreeError as problem:
+                if not (above and str(problem) == "File exists"):
+                    return f"mkdir: cannot create directory '{target}': {problem}\n", 1
     return "", 0
 
 
@@ -238,11 +257,20 @@ def _touch(machine: Machine, words: list[str], piped: str) -> Answer:
     return "", 0
 
 
-@command("cp", "mv")
+@command("cp")
 def _cp(machine: Machine, words: list[str], piped: str) -> Answer:
+    return _copy(machine, words, "cp")
+
+
+@command("mv")
+def _mv(machine: Machine, words: list[str], piped: str) -> Answer:
+    return _copy(machine, words, "mv")
+
+
+def _copy(machine: Machine, words: list[str], name: str) -> Answer:
     paths = _paths(words)
     if len(paths) < 2:
-        return "cp: missing file operand\n", 1
+        return f"{name}: missing file operand\n", 1
     try:
         node = machine.tree.get(absolute(paths[0], machine.folder))
         target = absolute(paths[-1], machine.folder)
@@ -250,8 +278,11 @@ def _cp(machine: Machine, words: list[str], piped: str) -> Answer:
             target = absolute(paths[0].rpartition("/")[2], target)
         machine.tree.write(target, node.data or b"", machine.place.now)
         machine.tree.changeable(target).mode = node.mode
+        machine.tree.changeable(target).size = node.size
+        if name == "mv":
+            machine.tree.remove(absolute(paths[0], machine.folder))
     except (TreeError, KeyError) as problem:
-        return f"cp: cannot stat '{paths[0]}': {problem}\n", 1
+        return f"{name}: cannot stat '{paths[0]}': {problem}\n", 1
     return "", 0
 
 
@@ -284,12 +315,45 @@ def _grep(machine: Machine, words: list[str], piped: str) -> Answer:
         return "Usage: grep [OPTION]... PATTERNS [FILE]...\n", 2
     text = piped if len(terms) == 1 else _cat(machine, terms[1:], "")[0]
     lines = [line for line in text.splitlines() if terms[0] in line]
+    if "-c" in words:
+        return f"{len(lines)}\n", 0 if lines else 1
     return "".join(f"{line}\n" for line in lines), 0 if lines else 1
 
 
 @command("date")
 def _date(machine: Machine, words: list[str], piped: str) -> Answer:
     return time.strftime("%a %b %e %H:%M:%S UTC %Y\n", time.gmtime(machine.place.now)), 0
+
+
+@command("wc")
+def _wc(machine: Machine, words: list[str], piped: str) -> Answer:
+    paths = _paths(words)
+    text, status = _cat(machine, paths, piped) if paths else (piped, 0)
+    counts = {"-l": text.count("\n"), "-w": len(text.split()), "-c": len(text.encode("utf-8", "surrogateescape"))}
+    asked = [flag for flag in counts if flag in words] or list(counts)
+    return " ".join([*(str(counts[flag]) for flag in asked), *paths]) + "\n", status
+
+
+@command("[", "test")
+def _test(machine: Machine, words: list[str], piped: str) -> Answer:
+    words = [word for word in words if word != "]"]
+    if words[:1] == ["!"]:
+        return "", 1 - _test(machine, words[1:], piped)[1]
+    if len(words) == 3:
+        same = words[0] == words[2]
+        return "", 0 if (same if words[1] in ("=", "==", "-eq") else not same) else 1
+    if len(words) == 2 and words[0] in ("-n", "-z"):
+        return "", 0 if bool(words[1]) == (words[0] == "-n") else 1
+    if len(words) == 2:
+        node = machine.tree.nodes.get(absolute(words[1], machine.folder))
+        wanted = {"-d": node is not None and node.data is None, "-f": node is not None and node.data is not None}
+        return "", 0 if wanted.get(words[0], node is not None) else 1
+    return "", 0 if words and words[0] else 1
+
+
+@command("env", "printenv", "set")
+def _env(machine: Machine, words: list[str], piped: str) -> Answer:
+    return "".join(f"{name}={value}\n" for name, value in machine.variables.items()), 0
 
 
 @command("exit", "logout", "quit")

@@ -16,7 +16,7 @@ MOST_BULK = 512 << 10
 MOST_COMMAND = 1 << 20
 MOST_INLINE = 64 << 10
 MOST_KEYS = 100
-MOST_VALUE = 4096
+MOST_VALUE = 1024
 MOST_NAMES = 16 << 10
 """Of one command: arguments, bytes of one and of all; of an inline command bytes; keys kept, bytes of each value and of
 all their names."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Personas:
         self._answerers = {kind.name: kind.answerer(self.identity) for kind in used if kind.answerer}
         self._lock = threading.Lock()
         self._awaited: dict[tuple[str, str, int], tuple[float, Talk]] = {}
-        self._sources: dict[str, tuple[float, int]] = {}
+        self._sources: dict[str | bytes, tuple[float, int]] = {}
 
     def _kind(self, proto: str, port: int) -> Kind:
         return self._table.get((proto, port), self._default)
@@ -134,7 +135,13 @@ class Personas:
         return made(self.identity, place)
 
     def _await(self, place: Place, port: int, talk: Talk) -> None:
+        now = time.monotonic()
         with self._lock:
+            # Those whose time is over, and the one before it of the same client.
+            for key in [
+                key for key, (until, _) in self._awaited.items() if until < now or key[:2] == (place.src, place.dst)
+            ]:
+                del self._awaited[key]
             while len(self._awaited) >= MOST_AWAITED:
                 del self._awaited[next(iter(self._awaited))]
             self._awaited[(place.src, place.dst, port)] = time.monotonic() + AWAITED_SECONDS, talk
@@ -157,8 +164,9 @@ class Personas:
             reply = b""
         return name or kind.name, reply
 
-    def _rated(self, source: str) -> bool:
-        """May this source be answered once more?"""
+    def _rated(self, address: str) -> bool:
+        """May this source, an IPv4 address or IPv6 /64, be answered once more?"""
+        source = IPv6Address(address).packed[:8] if ":" in address else address
         now = time.monotonic()
         with self._lock:
             until, count = self._sources.get(source, (0.0, 0))

@@ -96,7 +96,7 @@ class Shell(LineTalk):
             output.append(printed)
             if self.machine.ended:
                 break
-        return "".join(output).replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
+        return "".join(output).replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "surrogateescape")
 
 
 # Old sayings that belong to nobody.

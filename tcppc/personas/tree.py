@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from tcppc.personas.identity import Identity
 
 MOST_FILES = 200
-MOST_FILE_BYTES = 64 << 10
-MOST_BYTES = 256 << 10
+MOST_FILE_BYTES = 48 << 10
+MOST_BYTES = 96 << 10
 MOST_DEPTH = 16
 MOST_NAME, MOST_PATH = 255, 1024
 """What a session may write: files and folders, bytes of each and in all; how deep folders may go; characters of a name
@@ -25,8 +25,8 @@ _FOLDERS = (
 _READ_ONLY = ("/proc", "/sys")
 _PROGRAMS = (
     "bash", "busybox", "cat", "chmod", "chown", "cp", "curl", "date", "dd", "df", "echo", "free", "grep", "head",
-    "hostname", "id", "kill", "ls", "mkdir", "mount", "mv", "netstat", "ps", "pwd", "rm", "rmdir", "sed", "sh", "sleep",
-    "tail", "tar", "tftp", "top", "touch", "uname", "uptime", "vi", "w", "wget", "which", "who", "whoami",
+    "hostname", "id", "kill", "ls", "mkdir", "mount", "mv", "ps", "pwd", "rm", "rmdir", "sh", "sleep",
+    "tail", "tftp", "touch", "uname", "uptime", "w", "wget", "which", "who", "whoami",
 )  # fmt: skip
 
 

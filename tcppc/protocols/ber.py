@@ -34,8 +34,11 @@ def read(data: bytes) -> tuple[int, bytes, bytes]:
     return tag, data[at : at + size], data[at + size :]
 
 
-def items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """What a constructed value holds; ValueError where it is cut."""
+def items(data: bytes, most: int = 100) -> Iterator[tuple[int, bytes]]:
+    """What a constructed value holds; ValueError where it is cut, or holds more than `most`."""
     while data:
+        if not most:
+            raise ValueError("too many")
+        most -= 1
         tag, value, data = read(data)
         yield tag, value
