@@ -6,6 +6,7 @@ have foreseen, with a word that nobody can have known, and the word has to stand
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -52,7 +53,18 @@ def unknown(about: str, text: str) -> Finding:
 def sensor_process(port: int) -> int:
     """The process that listens on TCP or UDP `port`; 0 where there is none or we may not see it."""
     inodes = {item.inode for item in host.sockets() if item.listens and item.port == port and item.inode}
-    return next((pid for _, pid in host.owners(inodes)), 0)
+    holders = [pid for _, pid in host.owners(inodes)]
+    # A service manager that passed the socket on holds it too.
+    return next((pid for pid in holders if pid != 1 and host.program(pid) != "systemd"), next(iter(holders), 0))
+
+
+def data_folder(config: Config) -> Path:
+    """Where its data files are: a relative name is the sensor's own working folder's."""
+    folder = fixed_folder(config.tcppc.tcpFileFmt)
+    if not folder.is_absolute() and (process := sensor_process(config.tcppc.port)):
+        with contextlib.suppress(OSError):  # another user's: then it is looked for here
+            return Path(os.readlink(f"/proc/{process}/cwd")) / folder
+    return folder
 
 
 def look(config: Config) -> Iterator[Finding]:
@@ -116,7 +128,12 @@ def _rules(config: Config) -> Finding:
     said = "; ".join(" ".join(line.split()) for line in lines)
     if not now.table and not config.rules.interface:
         return unknown("rules", "none in place: the sensor has its own port alone; tcppc rules brings it the others")
-    well = now.ours and bool(now.interfaces) and 4 in now.families
+    well = now.ours and bool(now.interfaces) and all(family in now.families for family in now.wanted)
+    asked = config.rules.interface
+    if well and asked and set(asked) != set(now.interfaces):
+        return bad("rules", f"{said}; the configuration says interface {', '.join(asked)}")
+    if well and now.port != config.tcppc.port:
+        return bad("rules", f"{said}; the sensor's port is {config.tcppc.port}")
     return ok("rules", said) if well else bad("rules", f"{said}; tcppc rules --apply puts them in place")
 
 
@@ -125,7 +142,7 @@ def _files(config: Config) -> Iterator[Finding]:
     if not pattern:
         yield bad("file", "no data file is configured (-w): what strangers send is not kept")
         return
-    folder = fixed_folder(pattern)
+    folder = data_folder(config)
     try:
         usage, nodes = shutil.disk_usage(folder), os.statvfs(folder)
         file = current_file(folder)

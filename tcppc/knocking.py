@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tcppc import outside
-from tcppc.capture.files import fixed_folder
 from tcppc.config import Config
-from tcppc.doctor import Finding, bad, current_file, ok, unknown
+from tcppc.doctor import Finding, bad, current_file, data_folder, ok, unknown
 from tcppc.netfilter import found, host, kernel, tools
 from tcppc.netfilter.tools import RulesError
 from tcppc.outside import Outside, OutsideError
@@ -56,11 +55,19 @@ def look(config: Config) -> Iterator[Finding]:
 def addresses(config: Config, interfaces: list[str]) -> dict[int, str]:
     """An address of the sensor for each family: of those the rules are for, or the interfaces' first ones."""
     found_ones: dict[int, str] = {}
+    own = own_addresses(interfaces)
     for text in config.rules.address:
         network = ip_network(text)
+        inside = own.get(network.version)
+        if inside and ip_address(inside) in network:
+            found_ones.setdefault(network.version, inside)
         found_ones.setdefault(network.version, str(network[1] if network.num_addresses > 2 else network[0]))
-    if found_ones:
-        return found_ones
+    return found_ones or own
+
+
+def own_addresses(interfaces: list[str]) -> dict[int, str]:
+    """The interfaces' first address of each family."""
+    found_ones: dict[int, str] = {}
     for name in interfaces:
         for item in tools.query("ip", "-j", "addr", "show", "dev", name):
             for info in item.get("addr_info", []):
@@ -81,9 +88,10 @@ def _knock_all(config: Config, there: Outside) -> Iterator[Finding]:
         if not where:
             yield bad("way", f"{', '.join(names)}: no address to call the sensor at")
         ssh = host.ssh_ports(os.environ)
+        own = own_addresses(names)  # of a network that is the sensor's, port 22 too is the sensor's
         for family in (4, 6):
-            if family in where:
-                yield from _ssh(there, where[family], ssh)
+            if family in own:
+                yield from _ssh(there, own[family], ssh)
         yield from _capture(config, there, where, every_port)
     finally:
         if every_port:
@@ -111,14 +119,14 @@ def _free_port(config: Config, kind: str) -> int:
     """One that nobody listens on and no rule excepts, at random."""
     taken = {port for other, port in host.listening() if other == kind}
     excepted = ports(config.rules.excepted) if config.rules.excepted else []
-    while True:
-        port = 1024 + secrets.randbelow(64512)
-        if port not in taken and not any(low <= port <= high for low, high in excepted):
-            return port
+    excepted += [(at, at) for at in host.ssh_ports(os.environ)] or [(22, 22)]
+    free = [port for port in range(1, 65536) if port not in taken]
+    free = [port for port in free if not any(low <= port <= high for low, high in excepted)]
+    return secrets.choice(free) if free else config.tcppc.port
 
 
 def _capture(config: Config, there: Outside, where: dict[int, str], every_port: bool) -> Iterator[Finding]:
-    folder = fixed_folder(config.tcppc.tcpFileFmt) if config.tcppc.tcpFileFmt else None
+    folder = data_folder(config) if config.tcppc.tcpFileFmt else None
     file = current_file(folder) if folder else None
     start = file.stat().st_size if file else 0
     knocks = [
@@ -162,9 +170,16 @@ def _find(file: Path, start: int, knocks: list[Knock]) -> None:
             lines = opened.read().split(b"\n")[:-1]
         for knock in knocks:
             wanted = b64encode(knock.word)
-            for line in lines:
-                if wanted in line:
-                    knock.record = json.loads(line)
+            found_line = next((line for line in lines if wanted in line), None)
+            if found_line:
+                record = json.loads(found_line)
+                # A payload's event line: its flow is in the line of its session's start.
+                begun = b'"event":"start"', f'"id":"{record.get("id")}"'.encode()
+                start_line = next((line for line in lines if all(part in line for part in begun)), None)
+                if "flow" in record or start_line is None:
+                    knock.record = record
+                else:
+                    knock.record = record | {"flow": json.loads(start_line)["flow"]}
         time.sleep(0.05)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from tcppc.netfilter import tools
+from tcppc.netfilter.plan import DOCTOR_INTERFACE
 
-INSIDE, OUTSIDE = "tcppc-in", "tcppc-out"
+INSIDE, OUTSIDE = DOCTOR_INTERFACE, "tcppc-out"
 # Networks for measurements of devices (RFC 2544) and for private use (RFC 4193), which no stranger has.
 ADDRESSES = {4: ("198.18.116.1", "198.18.116.2", 30), 6: ("fd74:6370:7063::1", "fd74:6370:7063::2", 64)}
 _CLONE_NEWNET = 0x40000000  # linux/sched.h

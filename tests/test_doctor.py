@@ -158,3 +158,48 @@ def test_a_host_outside_is_gone_with_its_with(net: Net) -> None:
     process = net.sensor.start("env", f"PYTHONPATH={Path(__file__).parent.parent}", "python3", "-c", killed)
     assert process.wait(30) != 0
     wait_until(gone, "the kernel to take the interface away")
+
+
+def test_event_lines_are_found_too(start: Start, net: Net, tmp_path: Path) -> None:
+    start("--record", "events", hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    rules(net.sensor, "--apply")
+    _, lines = doctor(net, tmp_path)
+    assert bad(lines) == []
+
+
+def test_only_low_ports_are_captured(start: Start, net: Net, tmp_path: Path) -> None:
+    start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    rules(net.sensor, "--apply", "--except", "1024-65535")
+    (tmp_path / "c.toml").write_text('[rules]\nexcepted = "1024-65535"\n')
+    _, lines = doctor(net, tmp_path, "-c", str(tmp_path / "c.toml"))
+    assert [text for text in bad(lines) if text.startswith("way")] == []
+    assert sum("reached" in text for _, _, text in lines) == 4
+
+
+def test_rules_of_another_interface_than_the_configuration_s(start: Start, net: Net, tmp_path: Path) -> None:
+    start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    rules(net.sensor, "--apply")
+    (tmp_path / "c.toml").write_text('[rules]\ninterface = "veth1"\n')
+    _, lines = doctor(net, tmp_path, "-c", str(tmp_path / "c.toml"))
+    assert any("the configuration says interface veth1" in text for text in bad(lines))
+
+
+def test_a_network_of_the_sensor_s_and_ssh_on_the_host_s_own(start: Start, net: Net, tmp_path: Path) -> None:
+    sshd(net)
+    start(hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix)
+    rules(net.sensor, "--apply", "--address", "192.0.2.0/24", "--address", "2001:db8:b::/64")
+    (tmp_path / "c.toml").write_text('[rules]\naddress = ["192.0.2.0/24", "2001:db8:b::/64"]\n')
+    _, lines = doctor(net, tmp_path, "-c", str(tmp_path / "c.toml"))
+    assert bad(lines) == []
+    assert any(f"{SENSOR[0]} port 22 answers" in text for _, _, text in lines)
+
+
+def test_a_relative_data_file_is_the_sensor_s(start: Start, net: Net, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[tcppc]\ntcpFileFmt = "data.jsonl"\n')
+    elsewhere = f"import os; os.chdir({str(tmp_path)!r})"
+    start(
+        "-c", str(tmp_path / "c.toml"), hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix, file="", patch=elsewhere
+    )
+    done = net.sensor.tcppc("doctor", "-p", str(PORT), "-c", str(tmp_path / "c.toml"))
+    assert f"{tmp_path}/data.jsonl is written to" in done.stdout
+    assert done.stdout.count("reached") == 4

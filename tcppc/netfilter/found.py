@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tcppc.netfilter import host, tools
-from tcppc.netfilter.plan import INTERFACES, PROTOCOL, TABLE, Plan
+from tcppc.netfilter.plan import DOCTOR_INTERFACE, INTERFACES, PROTOCOL, TABLE, Plan
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def look() -> Found:
     values: dict[str, Any] = {}
     for item in items:
         if "set" in item and item["set"].get("name") == INTERFACES:
-            values["interfaces"] = dict(map(_element, item["set"].get("elem", [])))
+            elements = dict(map(_element, item["set"].get("elem", [])))
+            values["interfaces"] = {name: left for name, left in elements.items() if name != DOCTOR_INTERFACE}
         for key, value in _walk(item.get("rule", {})):
             if key == "comment" and str(value).startswith("tcppc "):
                 values["by"] = value

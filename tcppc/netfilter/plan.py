@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 MODES = ("tproxy", "redirect")
 TABLE = "tcppc"  # of the family inet
+DOCTOR_INTERFACE = "tcppc-in"  # let through while `tcppc doctor` knocks
 INTERFACES = "interfaces"  # the set of interfaces; with a time-out in it, the rules expire by themselves
 # The policy rule's preference (before main's 32766), and the mark and the routing table where nothing else is asked
 # for: "tp" in ASCII, a number that nobody else is likely to have.
