@@ -22,7 +22,8 @@ for kind in (own.addresses, own.gateways):
 
 
 def test_addresses_and_gateways_of_a_host(net: Net) -> None:
-    net.sensor.ip("route add default via 198.51.100.7")
+    net.sensor.ip("route add default nexthop via 198.51.100.7 nexthop via 198.51.100.8")
+    net.sensor.ip("route add default via 198.51.100.9 table 77")
     net.sensor.ip("-6 route add default via 2001:db8:a::7")
     done = subprocess.run(
         [*net.sensor.prefix, sys.executable, "-c", PRINT],
@@ -35,7 +36,7 @@ def test_addresses_and_gateways_of_a_host(net: Net) -> None:
     assert {*SENSOR, *INNER, "127.0.0.1", "::1"} <= set(addresses)
     assert "198.51.100.7" not in addresses
     assert "198.51.100.255" not in addresses
-    assert gateways == ["198.51.100.7", "2001:db8:a::7"]
+    assert gateways == ["198.51.100.7", "198.51.100.8", "198.51.100.9", "2001:db8:a::7"]
 
 
 def test_resolvers_as_resolv_conf_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +50,7 @@ def test_resolvers_as_resolv_conf_names_them(tmp_path: Path, monkeypatch: pytest
 
 def test_a_kernel_that_writes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own, "PROC", tmp_path)
+    monkeypatch.setattr(own, "_told_by_ip", set)
     assert own.addresses() == own.gateways() == set()
     for name in ("fib_trie", "if_inet6", "route", "ipv6_route"):
         (tmp_path / name).write_text("x\n\nnot what was expected 0 0 0 0 0 0 0 0\n")

@@ -11,6 +11,8 @@ import socket
 import struct
 from pathlib import Path
 
+from tcppc.netfilter import tools
+
 PROC = Path("/proc/net")
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 _LOCAL = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host LOCAL")
@@ -36,8 +38,8 @@ def addresses() -> set[bytes]:
 
 
 def gateways() -> set[bytes]:
-    """Routers that this host's routes name."""
-    found = set()
+    """Routers that this host's routes name, in all tables and with all their next hops where ip(8) tells."""
+    found = _told_by_ip()
     for line in _read(PROC / "route").splitlines()[1:]:
         words = line.split()
         if len(words) > 3 and re.fullmatch(r"[0-9A-F]{8}", words[2]) and int(words[3], 16) & _RTF_GATEWAY:
@@ -46,6 +48,21 @@ def gateways() -> set[bytes]:
         words = line.split()
         if len(words) > 8 and re.fullmatch(r"[0-9a-f]{32}", words[4]) and int(words[8], 16) & _RTF_GATEWAY:
             found.add(bytes.fromhex(words[4]))
+    return found
+
+
+def _told_by_ip() -> set[bytes]:
+    """Empty where there is no ip(8): /proc knows the main table's first next hops."""
+    found = set()
+    for family in ("-4", "-6"):
+        try:
+            routes = tools.query("ip", "-j", family, "route", "show", "table", "all")
+        except tools.RulesError:
+            continue
+        for route in routes:
+            for hop in (route, *route.get("nexthops", [])):
+                via = hop.get("gateway") or hop.get("via", {}).get("host", "")
+                found |= _packed(str(via))
     return found
 
 
