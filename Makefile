@@ -56,7 +56,8 @@ install: $(VENV)/bin/python
 	chmod 755 "$(DESTDIR)$(SYSCONFDIR)/init.d/tcppc"
 	install -m 644 conf/tcppc.logrotate "$(DESTDIR)$(SYSCONFDIR)/logrotate.d/tcppc"
 	sed 's#/usr/local#$(PREFIX)#; s#/etc/#$(SYSCONFDIR)/#' docs/tcppc.1 > "$(DESTDIR)$(MAN)/tcppc.1"
-	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md conf/*.json systemd/no-capabilities.conf "$(DESTDIR)$(DOC)"
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md conf/*.json conf/prometheus/*.yml \
+	  conf/grafana/*.json systemd/no-capabilities.conf "$(DESTDIR)$(DOC)"
 	sed 's/^tcpFileFmt = ""/tcpFileFmt = "tcppc-%Y%m%d.jsonl"/; s/^rotInt = 0/rotInt = 86400/' conf/tcppc.toml \
 	  > "$(DESTDIR)$(DOC)/tcppc.toml"
 	test -e "$(DESTDIR)$(SYSCONFDIR)/tcppc.toml" || \
