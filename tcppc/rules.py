@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 
 from tcppc.capture import capabilities
@@ -16,6 +17,7 @@ from tcppc.netfilter.tools import RulesError
 from tcppc.values import network, ports
 
 ANSWER_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 1.0
 SENSOR = "tcppc sensor"  # who put rules in place, where the sensor did
 # Held by the sensor whose rules are in place. An abstract name is a network namespace's, as nft's tables are, and is
 # gone with its process, however that ends.
@@ -181,6 +183,8 @@ class SensorRules:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._held: socket.socket | None = None
+        self._plan: Plan | None = None
+        self._told = False
 
     def apply(self, config: Config, port: int) -> None:
         """RulesError where they cannot be had, or another sensor has its own in place."""
@@ -191,17 +195,41 @@ class SensorRules:
         plan, to_know = make(config, port, by=SENSOR)
         if before.ours and before.by != SENSOR and before.interfaces:
             to_know.append(f"They replace those that {before.by} put in place.")
+        self._plan = plan
         if said := kernel.apply(plan):
             to_know.append(said)
         for line in [*describe(plan), *to_know]:
             self._say(f"Rules: {line}")
+
+    def look(self) -> None:
+        """Are they still there? A firewall that loads its own rules anew may flush everybody's: then they are put in
+        place again. What `tcppc rules --remove` took away stays away."""
+        if self._held is None or self._plan is None:
+            return
+        try:
+            now = found.look()
+            if not now.table and now.rules:  # somebody may just be taking them away
+                time.sleep(LOOK_AGAIN_SECONDS)
+                now = found.look()
+            if now.table:
+                self._told = False
+            elif now.rules:  # policy rules without their table: nobody removed them on purpose
+                kernel.apply(self._plan)
+                self._say("Rules: somebody flushed them; they are in place again.")
+            elif not self._told:
+                self._told = True
+                self._say("Rules: somebody has taken them away: nothing but this sensor's own port is captured.")
+        except RulesError as problem:
+            self._say(f"Rules: could not be looked at: {problem}.")
 
     def remove(self) -> None:
         """Take away what `apply` put in place."""
         if self._held is None:
             return
         try:
-            gone = kernel.remove(by=SENSOR)
+            now = found.look()
+            # Without a table what is left of them is ours alone.
+            gone = kernel.remove(by=SENSOR) if now.table else kernel.remove()
             self._say(
                 "Rules: taken away." if gone else "Rules: others have replaced or removed them; nothing was done."
             )

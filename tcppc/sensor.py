@@ -237,7 +237,7 @@ def build(config: Config) -> Sensor:
     acting.use(made)
     made.metrics = metrics.build(made)
     writer.metered = made.metrics is not None
-    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed)
+    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look)
     _say_missing(made)
     return made
 

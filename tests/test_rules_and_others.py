@@ -266,3 +266,21 @@ def test_a_sensor_whose_rules_others_took_away_says_so(start: Start, net: Net, t
     rules(net.sensor, "--remove")
     assert sensor.stop() == 0
     assert "Rules: others have replaced or removed them; nothing was done." in sensor.log
+
+
+def test_a_firewall_that_flushes_everything_is_noticed(start: Start, net: Net, tmp_path: Path) -> None:
+    """As `systemctl restart nftables` does; but what tcppc rules --remove took away stays away."""
+    before = net.sensor.state()
+    (tmp_path / "c.toml").write_text('[capture]\nrules = true\n[rules]\ninterface = "veth0"\n')
+    often = "import tcppc.capture.probe as probe; probe.PAUSE_SECONDS = 0.2"
+    sensor = start("-c", str(tmp_path / "c.toml"), hosts=EVERYWHERE, port=PORT, prefix=net.sensor.prefix, patch=often)
+    net.sensor.run("nft", "flush", "ruleset")
+    sensor.said("Rules: somebody flushed them; they are in place again.")
+    knock(net.attacker, "tcp", SENSOR[0], 80, "captured")
+    assert [payload(record) for record in sensor.records(1)] == [b"captured"]
+    rules(net.sensor, "--remove")
+    sensor.said("Rules: somebody has taken them away: nothing but this sensor's own port is captured.")
+    rules(net.sensor, "--apply")
+    net.sensor.run("nft", "flush", "ruleset")
+    assert sensor.stop() == 0
+    assert net.sensor.state() == before

@@ -104,7 +104,7 @@ def knock_udp(listener: Listener) -> bool:
 
 class Prober:
     """The thread that knocks. `found(kind, name, alive)` is called where a listener that answered before does so no
-    more, and where it does so again; `say` logs."""
+    more, and where it does so again; `say` logs; `also` is what is looked at as often."""
 
     def __init__(
         self,
@@ -112,10 +112,12 @@ class Prober:
         udp: Sequence[Listener],
         say: Callable[[str], None],
         found: Callable[[str, str, bool], None],
+        also: Callable[[], None] = lambda: None,
     ) -> None:
         self._listeners = [("TCP", listener) for listener in tcp] + [("UDP", listener) for listener in udp]
         self._say = say
         self._found = found
+        self._also = also
         self._alive: dict[tuple[str, str], bool] = {}
         self._unable: set[tuple[str, str]] = set()
         self._failed: dict[tuple[str, str], int] = {}  # knocks in vain, one after the other
@@ -140,6 +142,7 @@ class Prober:
         while not self._end.wait(min(PAUSE_SECONDS, AGAIN_SECONDS) if self._failed else PAUSE_SECONDS):
             for kind, listener in self._listeners:
                 self._look(kind, listener)
+            self._also()
 
     def _look(self, kind: str, listener: Listener) -> None:
         key = kind, listener.name
