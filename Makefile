@@ -20,8 +20,8 @@ MAN := $(PREFIX)/share/man/man1
 # Real clients and tools that the tests use.
 DEBIAN := bind9-dnsutils curl default-mysql-client dropbear-bin freetds-bin gcc groff-base hping3 iproute2 \
   iptables lftp libc6-dev libssl-dev logrotate masscan ncat netcat-openbsd netcat-traditional nftables nmap \
-  ntpdate openssh-client openssl procps prometheus redis-tools rpcbind snmp socat systemd telnet tftp-hpa \
-  util-linux
+  ntpdate openssh-client openssl procps prometheus redis-tools rpcbind snmp socat systemd tcpflow telnet tftp-hpa \
+  util-linux wireshark-common
 
 .PHONY: run test lint bench install uninstall clean debian
 

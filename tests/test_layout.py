@@ -71,6 +71,7 @@ FLOORS = {
     "tcppc.netfilter": 3,
     "tcppc.watch": 3,
     "tcppc.actions": 3,
+    "tcppc.flows": 3,
     "tcppc.account": 4,
     "tcppc.rules": 4,
     "tcppc.outside": 4,

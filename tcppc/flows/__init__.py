@@ -1,0 +1,1 @@
+"""Packets back into streams: what tcpflow does."""

@@ -1,0 +1,163 @@
+"""One direction of a TCP connection: where each segment's bytes belong, and when the stream is over.
+
+Rules are those of RFC 9293 and, where several are right, tcpflow's as it is observed: the last packet wins, gaps are
+zeros, bytes that come before the first ones are put before them. Nothing is written here: a verdict says what is to be
+done with a segment's bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tcppc.protocols.packet import FIN, RST, SYN
+
+MOST_SEEK = 16 << 20  # -m: a segment further away than this begins a new stream
+
+
+class Segment(NamedTuple):
+    """`data` are the bytes that were captured, `size` those that were sent."""
+
+    seq: int
+    flags: int
+    data: bytes
+    size: int = -1
+
+    @property
+    def sent(self) -> int:
+        return len(self.data) if self.size < 0 else self.size
+
+
+class Verdict(NamedTuple):
+    """`what` is write (the data at `offset`), shift (move all `offset` bytes up, then write the data at 0), compare (a
+    new stream, unless the data stands at `offset` already), new (this stream is over, ask the next one), or ignore."""
+
+    what: str
+    offset: int = 0
+
+
+IGNORE, NEW = Verdict("ignore"), Verdict("new")
+
+
+@dataclass
+class Counts:
+    """What the report tells of a stream."""
+
+    packets: int = 0
+    out_of_order: int = 0
+    violations: int = 0
+    syn: int = 0
+    fin: int = 0
+    rst: int = 0
+
+
+def _signed(number: int) -> int:
+    """A difference of sequence numbers, which wrap at 32 bits."""
+    number &= 0xFFFFFFFF
+    return number - (1 << 32) if number >> 31 else number
+
+
+@dataclass
+class Stream:
+    """`offer` it each segment of its direction; it is begun by the first one that `begins` one."""
+
+    most_seek: int = MOST_SEEK
+    counts: Counts = field(default_factory=Counts)
+    closed: bool = False
+    seen: int = 0  # bytes that came for the first time
+    _base: int | None = None  # the sequence number of offset 0
+    _next: int = 0  # offset behind the newest bytes
+    _syn: bool = False  # was its beginning seen? Then nothing comes before it
+    _fin: int = -1  # offset of the end, once somebody told it
+    _have: list[tuple[int, int]] = field(default_factory=list)  # (from, to) that came, in order, none touching
+
+    @staticmethod
+    def begins(segment: Segment) -> bool:
+        """Does a stream begin with it? A bare ACK, FIN or RST of an unknown connection is nobody's."""
+        return bool(segment.flags & SYN) or segment.sent > 0
+
+    def offer(self, segment: Segment) -> Verdict:
+        """What to do with the segment's bytes."""
+        first = self._base is None
+        if not first and self._is_another(segment):
+            return NEW
+        self.counts.packets += 1
+        if segment.flags & SYN:
+            self.counts.syn += 1
+        if first:
+            self._begin(segment)
+        offset = self._offset(segment)
+        verdict = self._place(segment, offset) if segment.sent else IGNORE
+        if verdict is NEW:
+            self.counts.packets -= 1
+            return NEW
+        if verdict.what == "compare":
+            return verdict
+        self._end(segment, 0 if verdict.what == "shift" else offset)
+        return verdict
+
+    def _begin(self, segment: Segment) -> None:
+        self._syn = bool(segment.flags & SYN)
+        self._base = segment.seq + 1 if self._syn else segment.seq
+
+    def _offset(self, segment: Segment) -> int:
+        """Where its bytes are in the stream; a SYN takes a number of its own."""
+        begin = segment.seq + 1 if segment.flags & SYN else segment.seq
+        return self._next + _signed(begin - (self._base or 0) - self._next)
+
+    def _is_another(self, segment: Segment) -> bool:
+        """Is it of a later connection with the same addresses and ports?"""
+        if segment.flags & SYN and self._offset(segment) != 0:
+            return True
+        if self.closed or not segment.sent:
+            return self.closed and bool(segment.flags & SYN)
+        return abs(self._offset(segment) - self._next) > self.most_seek
+
+    def _place(self, segment: Segment, offset: int) -> Verdict:
+        if self.closed:
+            return Verdict("compare", offset) if offset >= 0 else NEW
+        if segment.sent == 1 and offset == self._next - 1 and self._next > 0:
+            return IGNORE  # a keep-alive (RFC 9293 §3.8.4)
+        if offset < 0 and self._syn:
+            self.counts.violations += 1
+            return IGNORE
+        if offset < self._next and self.seen:
+            self.counts.out_of_order += 1
+        if offset < 0:
+            self._base = (self._base or 0) + offset
+            self._have = [(low - offset, high - offset) for low, high in self._have]
+            self._next -= offset
+            self._fin = self._fin - offset if self._fin >= 0 else -1
+            self._came(0, segment.sent)
+            return Verdict("shift", -offset)
+        self._came(offset, offset + segment.sent)
+        self._next = offset + segment.sent
+        return Verdict("write", offset)
+
+    def _came(self, low: int, high: int) -> None:
+        """Count bytes that were not there before."""
+        kept, begin, end = [], low, high
+        for one, other in self._have:
+            if other < begin or one > end:
+                kept.append((one, other))
+            else:
+                begin, end = min(begin, one), max(end, other)
+        self._have = sorted([*kept, (begin, end)])
+        self.seen = sum(other - one for one, other in self._have)
+
+    def _end(self, segment: Segment, offset: int) -> None:
+        """Does the stream end with it?"""
+        if segment.flags & RST:
+            self.counts.rst += 1
+            self.closed = True
+        if segment.flags & FIN:
+            self.counts.fin += 1
+            self._fin = offset + segment.sent
+        if self._fin >= 0 and self.seen >= self._fin:
+            self.closed = True
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """(offset, size) of what never came, before the last byte that did."""
+        ends = [0, *(high for _, high in self._have)]
+        return [(end, low - end) for end, (low, _) in zip(ends, self._have, strict=False) if low > end]
