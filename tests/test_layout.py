@@ -45,6 +45,7 @@ NO_FILE_OF_ITS_OWN = {
     "webhook": "test_engine",
     "syslog": "test_engine",
     "touched": "test_engine",
+    "stream_files": "test_engine_of_flows",
     "watcher": "test_watch",
     "ring": "test_watch",
     "filter": "test_watch",

@@ -1,0 +1,170 @@
+"""Captures to stream files, beside tcpflow's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcppc.flows import capture_files
+from tcppc.flows.engine import Engine, Totals
+from tcppc.flows.names import Template
+from tcppc.flows.stream_files import StreamFiles
+from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+
+CLIENT, SERVER = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")
+NAME = "010.000.000.001.01000-010.000.000.002.00080"
+FIN, RST = 1, 4
+BEGIN = 1_223_315_694_638_913_000
+
+
+def frames(*segments: tuple[int, bytes, int], src: bytes = CLIENT, sport: int = 1000) -> list[tuple[int, bytes]]:
+    """(sequence number, data, flags) each, a millisecond apart."""
+    return [
+        (BEGIN + number * 1_000_000, tcp_packet(src, sport, SERVER, 80, seq, data, flags))
+        for number, (seq, data, flags) in enumerate(segments)
+    ]
+
+
+def flows(capture: Path, folder: Path, most_open: int = 100, **options: int) -> Totals:
+    engine = Engine(StreamFiles(str(folder), most_open), Template(), **options)
+    with capture_files.open_capture(capture) as file:
+        for packet in capture_files.packets(file, str(capture)):
+            engine.packet(packet)
+    return engine.finish()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "report.xml"
+    }
+
+
+DATA = ACK | PSH
+STORIES = {
+    "in order": [(100, b"", SYN), (101, b"aaaa", DATA), (105, b"bbbb", DATA), (109, b"", FIN | ACK)],
+    "a gap": [(100, b"", SYN), (101, b"aaaa", DATA), (110, b"bbbb", DATA)],
+    "overlap": [(100, b"", SYN), (101, b"aaaaaa", DATA), (103, b"BBBBBB", DATA)],
+    "retransmitted": [(100, b"", SYN), (101, b"aaaa", DATA), (101, b"aaaa", DATA), (105, b"b", DATA)],
+    "out of order": [(100, b"", SYN), (105, b"bbbb", DATA), (101, b"aaaa", DATA), (109, b"cc", DATA)],
+    "no SYN": [(5004, b"dddd", DATA), (5000, b"cccc", DATA), (5008, b"eeee", DATA)],
+    "wraps": [((1 << 32) - 3, b"", SYN), ((1 << 32) - 2, b"ab", DATA), (0, b"cdef", DATA)],
+    "FIN first": [(100, b"", SYN), (109, b"", FIN | ACK), (101, b"aaaa", DATA), (105, b"bbbb", DATA)],
+    "RST": [(100, b"", SYN), (101, b"aaaa", RST | ACK), (100, b"", SYN), (101, b"again", DATA)],
+    "ports used again": [
+        (100, b"", SYN), (101, b"one", DATA), (104, b"", FIN | ACK), (9000, b"", SYN), (9001, b"two", DATA),
+    ],
+    "keep-alive": [(100, b"", SYN), (101, b"aaaa", DATA), (104, b"a", ACK), (105, b"bb", DATA)],
+    "far away": [(100, b"", SYN), (101, b"aaaa", DATA), (101 + (20 << 20), b"far", DATA)],
+    "bare ACKs": [(100, b"", ACK), (100, b"", FIN | ACK), (100, b"", RST)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_the_same_files_and_bytes_as_tcpflow(tmp_path: Path, story: str) -> None:
+    if not shutil.which("tcpflow"):
+        pytest.skip("needs tcpflow")
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(frames(*STORIES[story])))
+    words = ["tcpflow", "-r", str(capture), "-o", str(tmp_path / "theirs")]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    flows(capture, tmp_path / "ours")
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+
+
+def test_many_connections_interleaved_are_tcpflow_s_too(tmp_path: Path) -> None:
+    if not shutil.which("tcpflow"):
+        pytest.skip("needs tcpflow")
+    lot = random.Random(7)
+    queues = []
+    for number in range(60):
+        client = socket.inet_aton(f"10.0.1.{number}")
+        pieces = [(100, b"", SYN)]
+        at = 101
+        for _ in range(lot.randrange(1, 12)):
+            data = lot.randbytes(lot.randrange(2, 1400))
+            pieces.append((at, data, DATA))
+            at += len(data)
+        if lot.random() < 0.5:
+            late = lot.randrange(1, len(pieces))
+            pieces.insert(late, pieces[-1])  # sent twice, once early
+        queues.append([frame for _, frame in frames(*pieces, src=client, sport=2000 + number)])
+    packets: list[tuple[int, bytes]] = []
+    while queues:
+        queue = lot.choice(queues)
+        packets.append((BEGIN + len(packets) * 1000, queue.pop(0)))
+        queues = [each for each in queues if each]
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(packets))
+    words = ["tcpflow", "-r", str(capture), "-o", str(tmp_path / "theirs")]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    totals = flows(capture, tmp_path / "ours", most_open=7)
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+    assert totals.streams == 60
+    assert len(os.listdir("/proc/self/fd")) < 100
+
+
+def test_times_are_the_first_packet_s_and_a_second_run_makes_new_names(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(frames(*STORIES["in order"]), nanoseconds=True))
+    flows(capture, tmp_path / "out")
+    flows(capture, tmp_path / "out")
+    times = (tmp_path / "out" / NAME).stat()
+    assert (times.st_mtime_ns, times.st_atime_ns) == (BEGIN, BEGIN)
+    assert contents(tmp_path / "out") == {NAME: b"aaaabbbb", f"{NAME}c1": b"aaaabbbb"}
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(frames(*STORIES["in order"])))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "out" / NAME).symlink_to(tmp_path / "precious")
+    flows(capture, tmp_path / "out")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert (tmp_path / "out" / f"{NAME}c1").read_bytes() == b"aaaabbbb"
+
+
+def test_no_byte_is_written_from_b_on(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(frames(*STORIES["out of order"])))
+    flows(capture, tmp_path / "out", most_bytes=6)
+    assert contents(tmp_path / "out") == {NAME: b"aaaabb"}
+
+
+def test_what_is_no_tcp_is_counted(tmp_path: Path) -> None:
+    (frame,) = [frame for _, frame in frames((101, b"x", DATA))]
+    broken = [frame[:12] + b"\x08\x06" + frame[14:], frame[:40], frame[:14] + b"\x41" + frame[15:]]
+    broken.append(frame[:23] + b"\x11" + frame[24:])
+    broken.append(frame[:46] + b"\xf0" + frame[47:])
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap([(BEGIN, data) for data in broken]))
+    totals = flows(capture, tmp_path / "out")
+    assert dict(totals.passed_over) == {
+        "without IP": 1,
+        "with cut TCP headers": 1,
+        "with broken IP headers": 1,
+        "of other protocols": 1,
+        "with broken TCP headers": 1,
+    }
+    assert contents(tmp_path / "out") == {}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=90), max_size=10), st.sampled_from([1, 101, 113, 105]))
+def test_any_frames_end_in_files_below_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, data: list[bytes], link: int
+) -> None:
+    folder = tmp_path_factory.mktemp("flows")
+    (folder / "a.pcap").write_bytes(pcap([(BEGIN, frame) for frame in data], link=link))
+    flows(folder / "a.pcap", folder / "out")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.pcap", "out"]
