@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tcppc.flows.engine import Engine, Totals
 from tcppc.flows.names import Template
 from tcppc.flows.stream_files import StreamFiles
 from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tests.harness import tcppc
 
 CLIENT, SERVER = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")
 NAME = "010.000.000.001.01000-010.000.000.002.00080"
@@ -168,3 +171,61 @@ def test_any_frames_end_in_files_below_the_folder(
     (folder / "a.pcap").write_bytes(pcap([(BEGIN, frame) for frame in data], link=link))
     flows(folder / "a.pcap", folder / "out")
     assert sorted(path.name for path in folder.iterdir()) == ["a.pcap", "out"]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"])))
+    (tmp_path / "b.pcap.gz").write_bytes(gzip.compress(pcap(frames(*STORIES["no SYN"], sport=1001))))
+    words = (
+        "flows",
+        "-r",
+        str(tmp_path / "a.pcap"),
+        "-r",
+        str(tmp_path / "b.pcap.gz"),
+        "-o",
+        str(tmp_path / "x" / "y"),
+    )
+    done = tcppc(*words)
+    assert done.returncode == 0
+    assert done.stderr.startswith("7 packets, 2 streams, 20 bytes in ")
+    assert contents(tmp_path / "x" / "y") == {NAME: b"aaaabbbb", NAME.replace("01000", "01001"): b"ccccddddeeee"}
+    listed = tcppc("flows", "-q", "-l", "-Ft", "-o", str(tmp_path / "z"), str(tmp_path / "a.pcap"))
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert contents(tmp_path / "z") == {f"1223315694T{NAME}": b"aaaabbbb"}
+    with (tmp_path / "a.pcap").open("rb") as capture:
+        piped = subprocess.run(
+            [sys.executable, "-m", "tcppc", "flows", "-q", "-r", "-", "-o", str(tmp_path / "p")],
+            stdin=capture,
+            check=False,
+        )
+    assert piped.returncode == 0
+    assert contents(tmp_path / "p") == {NAME: b"aaaabbbb"}
+
+
+def test_a_damaged_capture_gives_what_can_be_had_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cut.pcap").write_bytes(pcap(frames(*STORIES["in order"]))[:-10])
+    (tmp_path / "good.pcap").write_bytes(pcap(frames(*STORIES["no SYN"], sport=1001)))
+    done = tcppc(
+        "flows", "-l", "-o", str(tmp_path / "o"), *(str(tmp_path / name) for name in ("cut.pcap", "good.pcap"))
+    )
+    assert done.returncode == 1
+    assert "cut.pcap: at byte 302: ends within a packet: 44 of 54 bytes" in done.stderr
+    assert len(contents(tmp_path / "o")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "-r is missing"),
+        (("-r", "/no/such"), "/no/such: cannot be read: No such file or directory"),
+        (("-r", "x", "tcp port 80"), "expressions are not taken yet"),
+        (("-r", "x", "-T", "%q"), "%q is no code"),
+        (("-r", "x", "-F", "z"), "-F z: expected letters"),
+        (("-r", "x", "-f", "0"), "expected a whole number from 1"),
+    ],
+)
+def test_wrong_words_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = tcppc("flows", "-q", "-o", str(tmp_path), *words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

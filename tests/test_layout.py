@@ -46,6 +46,7 @@ NO_FILE_OF_ITS_OWN = {
     "syslog": "test_engine",
     "touched": "test_engine",
     "stream_files": "test_engine_of_flows",
+    "streaming": "test_engine_of_flows",
     "watcher": "test_watch",
     "ring": "test_watch",
     "filter": "test_watch",

@@ -26,6 +26,7 @@ ABOUT = {
     "watch": "who knocks, at closed ports too: each SYN, port scans and sweeps",
     "actions": "what happens when somebody touches the sensor: tokens, a trial",
     "blocks": "who is blocked: list, add, remove, flush",
+    "flows": "captures of packets to one file a stream, as tcpflow does (its beginning)",
     "personas": "what the sensor can say back: a list",
     "doctor": "is all well with the sensor here? proved from outside in",
     "check": "is this configuration, or this data file, sound?",
