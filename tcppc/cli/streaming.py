@@ -19,6 +19,9 @@ from tcppc.flows.stream import MOST_SEEK
 from tcppc.flows.stream_files import MOST_OPEN, StreamFiles
 from tcppc.values import size, whole
 
+# Below, packet by packet is done before numpy has started.
+WORTH_BYTES = 4 << 20
+
 _EXAMPLES = """\
 examples:
   tcppc flows -r capture.pcap -o out          one file a direction of each TCP connection
@@ -91,8 +94,25 @@ def _read(name: str, engine: Engine, progress: Progress) -> None:
     if name == "-":
         _feed(capture_files.unpacked(sys.stdin.buffer, "standard input"), "standard input", engine, progress)
         return
+    if _at_once(name, engine):
+        from tcppc.flows import batches
+
+        batches.read(name, engine, progress)
+        return
     with capture_files.open_capture(Path(name)) as file:
         _feed(file, name, engine, progress)
+
+
+def _at_once(name: str, engine: Engine) -> bool:
+    """A plain file that is worth numpy's start, where that is installed."""
+    if not engine.takes_runs or not os.path.isfile(name) or os.path.getsize(name) < WORTH_BYTES:
+        return False
+    try:
+        from tcppc.flows import batches
+    except ImportError:
+        return False
+    with open(name, "rb") as file:
+        return batches.fits(file.read(24))
 
 
 def _feed(file: IO[bytes], name: str, engine: Engine, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tcppc.flows import links, network
 from tcppc.flows.capture_files import Packet
@@ -18,7 +19,7 @@ _HEADER = struct.Struct("!HHIIBBH").unpack_from
 Key = tuple[bytes, int, bytes, int, int]  # source, port, destination, port, VLAN
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Flow:
     """One direction of one connection. Instants are ns; `bytes` and `captured` are those of whole frames."""
 
@@ -30,6 +31,22 @@ class Flow:
     packets: int = 0
     bytes: int = 0
     captured: int = 0
+
+
+class Run(NamedTuple):
+    """Segments of one stream, in order: how many, when the first and the last came, their bytes (`size`), all of their
+    flags, the first sequence number, and their frames' bytes as sent and as captured."""
+
+    packets: int
+    first: int
+    last: int
+    size: int
+    flags: int
+    seq: int
+    sent: int
+    captured: int
+    src_mac: bytes
+    dst_mac: bytes
 
 
 @dataclass
@@ -53,6 +70,8 @@ class Engine:
         self._template = template
         self._most_seek = most_seek
         self._most_bytes = most_bytes
+        # Whole runs of segments may be given where no stream's name or bytes depend on another's moment.
+        self.takes_runs = most_bytes < 0 and template.tells_streams_apart
         self._fragments = Fragments()
         self._flows: dict[Key, Flow] = {}
         self._counts: dict[str, int] = {}  # how many streams had a name
@@ -95,7 +114,7 @@ class Engine:
         if flow is None:
             if not Stream.begins(segment):
                 return
-            flow = self._begin(key, packet, frame)
+            flow = self._begin(key, packet.instant, frame.src_mac, frame.dst_mac)
         verdict = flow.stream.offer(segment)
         if verdict.what == "compare" and self._files.same(flow.file, verdict.offset, segment.data):
             return
@@ -103,7 +122,7 @@ class Engine:
             self._end(self._flows.pop(key))
             if not Stream.begins(segment):
                 return
-            flow = self._begin(key, packet, frame)
+            flow = self._begin(key, packet.instant, frame.src_mac, frame.dst_mac)
             verdict = flow.stream.offer(segment)
         flow.last = packet.instant
         flow.packets += 1
@@ -111,18 +130,35 @@ class Engine:
         flow.captured += len(packet.data)
         self._put(flow, verdict, segment.data)
 
-    def _begin(self, key: Key, packet: Packet, frame: links.Frame) -> Flow:
+    def _begin(self, key: Key, instant: int, src_mac: bytes, dst_mac: bytes) -> Flow:
         src, sport, dst, dport, vlan = key
         other = self._flows.get((dst, dport, src, sport, vlan))
         pair = other.named.pair if other else self._pairs
         self._pairs += other is None
-        named = Named(
-            src, sport, dst, dport, packet.instant, vlan, self.totals.streams, pair, frame.src_mac, frame.dst_mac
-        )
+        named = Named(src, sport, dst, dport, instant, vlan, self.totals.streams, pair, src_mac, dst_mac)
         self.totals.streams += 1
-        made = Flow(named, Stream(self._most_seek), StreamFile(self._most_bytes), packet.instant, packet.instant)
+        made = Flow(named, Stream(self._most_seek), StreamFile(self._most_bytes), instant, instant)
         self._flows[key] = made
         return made
+
+    def expects(self, key: Key) -> int:
+        """The sequence number with which an open stream goes on in order; -1 for one that is not so plain, -2 for none
+        of that key."""
+        flow = self._flows.get(key)
+        return flow.stream.expects() if flow else -2
+
+    def run(self, key: Key, run: Run, pieces: list[memoryview]) -> None:
+        """Many plain segments of one stream, in order, at once: the same as each of them by `packet`."""
+        flow = self._flows.get(key) or self._begin(key, run.first, run.src_mac, run.dst_mac)
+        flow.last = run.last
+        flow.packets += run.packets
+        flow.bytes += run.sent
+        flow.captured += run.captured
+        offset = flow.stream.advance(run.packets, run.size, run.flags, run.seq)
+        if pieces and not self._template.no_files:
+            if not flow.file.path:
+                self._create(flow)
+            self._files.append(flow.file, offset, pieces)
 
     def _put(self, flow: Flow, verdict: Verdict, data: bytes) -> None:
         if verdict.what not in ("write", "shift") or self._template.no_files:

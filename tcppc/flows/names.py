@@ -97,6 +97,7 @@ class Template:
         self.no_files = "X" in letters
         self.md5 = "M" in letters
         self._always = "c" in letters
+        self.tells_streams_apart = all(code in template for code in ("%A", "%a", "%B", "%b"))
         pieces: list[str | Callable[[Named, int], str]] = []
         for letter in letters:
             if letter in LETTERS:

@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 IGNORE, NEW = Verdict("ignore"), Verdict("new")
 
 
-@dataclass
+@dataclass(slots=True)
 class Counts:
     """What the report tells of a stream."""
 
@@ -57,7 +57,7 @@ def _signed(number: int) -> int:
     return number - (1 << 32) if number >> 31 else number
 
 
-@dataclass
+@dataclass(slots=True)
 class Stream:
     """`offer` it each segment of its direction; it is begun by the first one that `begins` one."""
 
@@ -95,6 +95,32 @@ class Stream:
             return verdict
         self._end(segment, 0 if verdict.what == "shift" else offset)
         return verdict
+
+    def expects(self) -> int:
+        """The sequence number with which the next bytes go on, where all before came in order; -1 otherwise."""
+        if self._base is None or self.closed or self._fin >= 0 or self._have not in ([], [(0, self._next)]):
+            return -1
+        return (self._base + self._next) & 0xFFFFFFFF
+
+    def advance(self, packets: int, size: int, flags: int, seq: int) -> int:
+        """`packets` segments came in order, `size` bytes in all, the first with the sequence number `seq`; `flags` are
+        those of all of them, SYN of the first alone, FIN and RST behind all bytes. Returns the bytes' offset."""
+        if self._base is None:
+            self._syn = bool(flags & SYN)
+            self._base = seq + 1 if self._syn else seq
+        offset = self._next
+        self.counts.packets += packets
+        self.counts.syn += bool(flags & SYN)
+        if size:
+            self._next += size
+            self.seen = self._next
+            self._have = [(0, self._next)]
+        if flags & FIN:
+            self.counts.fin += 1
+            self._fin = self._next
+        self.counts.rst += bool(flags & RST)
+        self.closed = bool(flags & (FIN | RST))
+        return offset
 
     def _begin(self, segment: Segment) -> None:
         self._syn = bool(segment.flags & SYN)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 MOST_OPEN = 200
 _COPY_BYTES = 1 << 20
+_MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 
 
 class StreamFile:
@@ -75,6 +76,18 @@ class StreamFiles:
             view, offset = view[written:], offset + written
         file.size = max(file.size, offset)
 
+    def append(self, file: StreamFile, offset: int, pieces: list[memoryview]) -> None:
+        """All of them, one after the other."""
+        fd = self._descriptor(file)
+        for at in range(0, len(pieces), _MOST_PIECES):
+            some = pieces[at : at + _MOST_PIECES]
+            size = sum(map(len, some))
+            written = os.pwritev(fd, some, offset)
+            if written < size:  # a disk that takes a part of it
+                self.write(file, offset + written, b"".join(some)[written:])
+            offset += size
+        file.size = max(file.size, offset)
+
     def shift(self, file: StreamFile, count: int) -> None:
         """Move all that is there up by `count` bytes, from its end on."""
         fd, at = self._descriptor(file), file.size
@@ -90,8 +103,10 @@ class StreamFiles:
 
     def close(self, file: StreamFile, instant: int) -> None:
         """Its times become `instant` (ns)."""
-        if file.path:
-            os.utime(self._descriptor(file), ns=(instant, instant))
+        if file.fd >= 0:
+            os.utime(file.fd, ns=(instant, instant))
             self._open.pop(file, None)
             os.close(file.fd)
             file.fd = -1
+        elif file.path:
+            os.utime(file.path, ns=(instant, instant), follow_symlinks=False)

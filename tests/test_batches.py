@@ -1,0 +1,166 @@
+"""Many packets at once are what they are one by one: the same files, bytes and counts."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcppc.flows import batches, capture_files
+from tcppc.flows.capture_files import CaptureError
+from tcppc.flows.engine import Engine, Flow
+from tcppc.flows.names import Template
+from tcppc.flows.stream_files import StreamFiles
+from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tests.test_engine_of_flows import BEGIN, STORIES, contents, frames
+
+SERVER = socket.inet_aton("10.0.0.2")
+FIN, RST, DATA = 1, 4, ACK | PSH
+
+
+class Telling(Engine):
+    """Remembers each stream as it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(StreamFiles(str(folder), 5), Template("%N-%S-%A.%a-%B.%b%c"))
+        self.told: list[Any] = []
+
+    def _end(self, flow: Flow) -> None:
+        stream = flow.stream
+        self.told.append(
+            (flow.named, flow.first, flow.last, flow.packets, flow.bytes, flow.captured, stream.seen, stream.closed,
+             stream.gaps, stream.counts)
+        )  # fmt: skip
+        super()._end(flow)
+
+
+def both(folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch | None = None) -> Telling:
+    """Reads it both ways and holds one against the other; returns what the batches made."""
+    capture = folder / "a.pcap"
+    capture.write_bytes(data)
+    one, many = Telling(folder / "one"), Telling(folder / "many")
+    with capture_files.open_capture(capture) as file:
+        for packet in capture_files.packets(file, str(capture)):
+            one.packet(packet)
+    batches.read(str(capture), many)
+    one.finish()
+    many.finish()
+    assert contents(folder / "many") == contents(folder / "one")
+    assert many.told == one.told
+    assert many.totals == one.totals
+    times = [{path.name: path.stat().st_mtime_ns for path in (folder / name).iterdir()} for name in ("one", "many")]
+    assert times[0] == times[1]
+    return many
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("window", [1, 2, 1000])
+def test_each_story(tmp_path: Path, story: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WINDOW_PACKETS", window)
+    both(tmp_path, pcap(frames(*STORIES[story]), ">" if window == 2 else "<", nanoseconds=window == 1))
+
+
+def test_many_streams_with_all_that_may_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WINDOW_PACKETS", 150)
+    lot = random.Random(11)
+    packets: list[tuple[int, bytes]] = []
+    streams = []
+    for number in range(80):
+        client = socket.inet_aton(f"10.0.1.{number}")
+        at = lot.randrange(1 << 32)
+        queue = [(at, b"", SYN)] if lot.random() < 0.8 else []
+        at += 1
+        for _ in range(lot.randrange(12)):
+            data = lot.randbytes(lot.randrange(2, 300))
+            queue.append((at & 0xFFFFFFFF, data, DATA))
+            at += len(data)
+        if lot.random() < 0.5:
+            queue.append((at & 0xFFFFFFFF, b"", lot.choice([FIN, RST]) | ACK))
+        if lot.random() < 0.3 and len(queue) > 2:
+            lot.shuffle(queue)
+        way = (client, 2000 + number, SERVER, 80) if lot.random() < 0.7 else (SERVER, 80, client, 2000 + number)
+        src, sport, dst, dport = way
+        streams.append([tcp_packet(src, sport, dst, dport, seq, data, flags) for seq, data, flags in queue])
+    while any(streams):
+        queue_of = lot.choice([each for each in streams if each])
+        frame = queue_of.pop(0)
+        if lot.random() < 0.02:
+            frame = frame[:12] + b"\x81\0\0\5" + frame[12:]  # tagged: another stream, and not plain
+        if lot.random() < 0.02:
+            frame = frame[:-3]  # cut
+        packets.append((BEGIN + len(packets) * 1000, frame))
+    made = both(tmp_path, pcap(packets))
+    assert made.totals.streams > 60
+
+
+segments = st.lists(
+    st.tuples(
+        st.integers(0, 1), st.integers(0, 40), st.binary(max_size=12), st.sampled_from([ACK, DATA, SYN, FIN | ACK, RST])
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(segments, st.integers(1, 30))
+def test_any_segments(tmp_path_factory: pytest.TempPathFactory, made: list[Any], window: int) -> None:
+    folder = tmp_path_factory.mktemp("batches")
+    client = b"\x0a\0\0\1"
+    ways = ((client, 1000, SERVER, 80), (SERVER, 80, client, 1000))
+    packets = [
+        (BEGIN + number * 1000, tcp_packet(*ways[way], seq, data, flags))
+        for number, (way, seq, data, flags) in enumerate(made)
+    ]
+    before = batches.WINDOW_PACKETS
+    batches.WINDOW_PACKETS = window
+    try:
+        if packets:
+            both(folder, pcap(packets))
+    finally:
+        batches.WINDOW_PACKETS = before
+
+
+@settings(deadline=None, max_examples=80)
+@given(segments, st.data())
+def test_in_order_with_a_fault_here_and_there(
+    tmp_path_factory: pytest.TempPathFactory, made: list[Any], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("batches")
+    packets: list[tuple[int, bytes]] = []
+    at = 100
+    for number, (_, jump, payload, flags) in enumerate(made):
+        at += jump if data.draw(st.integers(0, 9)) == 0 else 0
+        packets.append((BEGIN + number, tcp_packet(b"\x0a\0\0\1", 1, SERVER, 2, at, payload, flags & ~SYN | ACK)))
+        at += len(payload)
+    if packets:
+        both(folder, pcap(packets))
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        (-10, "at byte 302: ends within a packet: 44 of 54 bytes"),
+        (-60, "ends within a packet's header: 10 of 16 bytes"),
+    ],
+)
+def test_a_damaged_file_gives_what_can_be_had(tmp_path: Path, cut: int, words: str) -> None:
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"]))[:cut])
+    engine = Telling(tmp_path / "out")
+    with pytest.raises(CaptureError) as problem:
+        batches.read(str(tmp_path / "a.pcap"), engine)
+    assert words in str(problem.value)
+    engine.finish()
+    assert list(contents(tmp_path / "out").values()) == [b"aaaabbbb"]
+
+
+def test_which_files_fit() -> None:
+    assert batches.fits(pcap([]))
+    assert batches.fits(pcap([], ">", nanoseconds=True))
+    assert not batches.fits(pcap([], link=113))
+    assert not batches.fits(pcap([])[:20])
+    assert not batches.fits(b"\x1f\x8b" + bytes(40))
