@@ -198,10 +198,12 @@ def test_two_sources_are_no_gateway(start: Start) -> None:
 
 def test_a_connection_that_is_refused_is_its_clients_too(trusting: Any) -> None:
     """Over a bound: what has come is looked at as ever, and the header is no payload."""
-    sensor = trusting(more="[limits]\nsessions = 2\n")
-    open_ones = [sensor.connect() for _ in range(2)]
-    wait_until(lambda: sensor.log.count("Established") == 2, "both to be accepted")
+    sensor = trusting(more="[limits]\nsessions = 1\n")
+    only = sensor.connect()
+    wait_until(lambda: sensor.log.count("Established") == 1, "it to be accepted")
     os.kill(sensor.process.pid, signal.SIGSTOP)  # what is sent meanwhile is there when it is looked at
+    stopped = Path(f"/proc/{sensor.process.pid}/stat")
+    wait_until(lambda: stopped.read_text().rpartition(")")[2].split()[0] == "T", "it to stand still")
     late = [sensor.connect() for _ in range(5)]
     for number, sock in enumerate(late):
         sock.sendall(ONE + b"refused %d" % number)
@@ -212,6 +214,6 @@ def test_a_connection_that_is_refused_is_its_clients_too(trusting: Any) -> None:
         assert flow(record) == ("tcp", "203.0.113.9", 40000, "192.0.2.1", 443)
         assert record["proxy"]["transport"] == "tcp4"
         assert payload(record).startswith(b"refused ")
-    for sock in [*open_ones, *late]:
+    for sock in [only, *late]:
         sock.close()
     assert sensor.stop() == 0
