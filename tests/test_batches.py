@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tcppc.flows import batches, capture_files
 from tcppc.flows.capture_files import CaptureError
-from tcppc.flows.engine import Engine, Flow
+from tcppc.flows.engine import Engine
+from tcppc.flows.flow import Flow
 from tcppc.flows.names import Template
 from tcppc.flows.stream_files import StreamFiles
 from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
@@ -27,16 +28,17 @@ class Telling(Engine):
     """Remembers each stream as it ends."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(StreamFiles(str(folder), 5), Template("%N-%S-%A.%a-%B.%b%c"))
+        template = Template("%N-%S-%A.%a-%B.%b%c")
+        super().__init__(StreamFiles(str(folder), template, 5), template)
         self.told: list[Any] = []
 
-    def _end(self, flow: Flow) -> None:
+    def _ended(self, flow: Flow) -> None:
         stream = flow.stream
         self.told.append(
-            (flow.named, flow.first, flow.last, flow.packets, flow.bytes, flow.captured, stream.seen, stream.closed,
-             stream.gaps, stream.counts)
+            (flow.named, flow.first, flow.last, flow.packets, flow.sent, flow.captured, stream.seen, stream.closed,
+             stream.gaps, stream.out_of_order, stream.violations, flow.conflicts, flow.file.size)
         )  # fmt: skip
-        super()._end(flow)
+        super()._ended(flow)
 
 
 def both(folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch | None = None) -> Telling:

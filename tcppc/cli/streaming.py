@@ -55,7 +55,7 @@ def flows_command(argv: Sequence[str]) -> int:
     try:
         template = Template(given.template, given.letters) if given.template else Template(letters=given.letters)
         seek, most = size(1, 1 << 31)(given.seek), size(0)(given.most) if given.most else -1
-        files = StreamFiles(given.folder, whole(1, 1 << 20)(given.open))
+        files = StreamFiles(given.folder, template, whole(1, 1 << 20)(given.open))
     except TemplateError as problem:
         raise UsageError(str(problem)) from None
     except ValueError as problem:

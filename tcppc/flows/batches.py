@@ -1,8 +1,8 @@
-"""A plain capture file, many packets at once: what is in order is written run by run, all else goes packet by packet.
+"""A plain capture file, many packets at once.
 
-A window of the file after the other is walked, decoded as columns and sorted by stream. Streams whose packets in it are
-all plain and in order are one run each; every other packet is engine.packet's, in the capture's order with the runs, so
-that what comes out is the same.
+A window of the file after the other is walked, decoded as columns and sorted by stream; segments of which each begins
+where the one before ended go to the engine as one run. Packets that are not plain go one by one, in the capture's order
+with the runs, so that what comes out is the same.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from tcppc.flows import columns
 from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet
 from tcppc.flows.columns import Columns, Numbers
-from tcppc.flows.engine import Engine, Key, Run
+from tcppc.flows.engine import Engine
+from tcppc.flows.flow import Key, Run
+from tcppc.flows.stream_files import Pieces
 from tcppc.protocols.packet import FIN, RST, SYN
 
-WINDOW_PACKETS = 1 << 18
-WINDOW_BYTES = 128 << 20
+WINDOW_PACKETS = 1 << 16
+WINDOW_BYTES = 64 << 20
 _HEADER, _RECORD = 24, 16
+Hosts = set[tuple[bytes, bytes]]  # source and destination
 _ORDERS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
@@ -80,95 +82,93 @@ def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine
     instants = head[:, 0] * 1_000_000_000 + head[:, 1] * nanoseconds
     captured, size = head[:, 2], np.maximum(head[:, 3], head[:, 2])
     plain = columns.decode(memory, at + _RECORD, captured, 1)
-    single = np.ones(len(at), bool)  # packets that go one by one
     view = memoryview(memory)
-    runs: list[tuple[int, Callable[[], None]]] = []
-    for key, members in _in_order(plain, engine):
-        index = plain.index[members]
-        single[index] = False
-        pieces = _pieces(view, plain, members)
-        run = _run(view, plain, members, at, instants, captured, size)
-        runs.append((int(index[0]), _done(engine, key, run, pieces)))
-    events = [
-        (int(number), _one(memory, engine, at, instants, captured, size, number)) for number in np.flatnonzero(single)
-    ]
-    engine.totals.packets += int(len(at) - single.sum())
-    for _, act in sorted(runs + events, key=lambda event: event[0]):
-        act()
-    view.release()
-
-
-def _done(engine: Engine, key: Key, run: Run, pieces: list[memoryview]) -> Callable[[], None]:
-    return lambda: engine.run(key, run, pieces)
-
-
-def _one(
-    memory: mmap.mmap, engine: Engine, at: Numbers, instants: Numbers, captured: Numbers, size: Numbers, number: Any
-) -> Callable[[], None]:
-    def act() -> None:
+    single = np.ones(len(at), bool)
+    single[plain.index] = False
+    others: list[tuple[int, tuple[Key, Run]]] = []
+    for number in np.flatnonzero(single).tolist():
         begin = int(at[number]) + _RECORD
         data = memory[begin : begin + int(captured[number])]
-        engine.packet(Packet(int(instants[number]), 1, int(size[number]), data))
+        found = engine.parse(Packet(int(instants[number]), 1, int(size[number]), data))
+        if found:
+            others.append((number, found))
+    engine.totals.packets += len(plain)
+    hosts = {(key[0], key[2]) for _, (key, _) in others}
+    if len(plain):
+        runs = _runs(view, plain, at + _RECORD, instants, captured, size, hosts)
+        _in_turn(runs, others, engine)
+    else:
+        _in_turn(iter(()), others, engine)
+    engine.settle()
 
-    return act
+
+def _in_turn(runs: Iterator[tuple[int, Key, Run]], others: list[tuple[int, tuple[Key, Run]]], engine: Engine) -> None:
+    """Both to the engine, by the numbers of their first packets."""
+    arrive, at = engine.arrive, 0
+    for number, key, run in runs:
+        while at < len(others) and others[at][0] < number:
+            arrive(*others[at][1])
+            at += 1
+        arrive(key, run)
+    for _, found in others[at:]:
+        arrive(*found)
 
 
-def _in_order(plain: Columns, engine: Engine) -> Iterator[tuple[Key, Numbers]]:
-    """Streams that go on plainly in this window: (key, their packets' places in `plain`)."""
-    if not len(plain):
-        return
-    order = np.lexsort((np.arange(len(plain)), plain.dport, plain.sport, plain.dst, plain.src))
-    src, sport, dst, dport = (getattr(plain, name)[order] for name in ("src", "sport", "dst", "dport"))
-    seq, flags, sent = plain.seq[order], plain.flags[order], plain.size[order]
-    same = (src[1:] == src[:-1]) & (dst[1:] == dst[:-1]) & (sport[1:] == sport[:-1]) & (dport[1:] == dport[:-1])
-    first = np.flatnonzero(np.concatenate(([True], ~same)))
-    begins = np.zeros(len(order), bool)
-    begins[first] = True
-    syn, fin = flags & SYN != 0, flags & FIN != 0
-    ends = fin | (flags & RST != 0)
-    follows = np.ones(len(order), bool)
-    follows[1:] = begins[1:] | ((seq[:-1] + sent[:-1] + syn[:-1] + fin[:-1] - seq[1:]) & 0xFFFFFFFF == 0)
-    good = follows & ~(syn & ~begins) & (plain.held[order] == sent)
-    place = np.arange(len(order))
-    last_data = np.maximum.reduceat(np.where(sent > 0, place, -1), first)
-    first_end = np.minimum.reduceat(np.where(ends, place, len(order)), first)
-    both = np.add.reduceat(ends.astype(np.int64), first) <= 1
-    well = np.logical_and.reduceat(good, first) & (last_data <= first_end) & both
-    after = np.append(first[1:], len(order))
-    for number in np.flatnonzero(well):
-        low, high = int(first[number]), int(after[number])
-        key = (
-            int(src[low]).to_bytes(4, "big"), int(sport[low]), int(dst[low]).to_bytes(4, "big"), int(dport[low]), -1,
+def _runs(
+    view: memoryview, plain: Columns, at: Numbers, instants: Numbers, captured: Numbers, size: Numbers, hosts: Hosts
+) -> Iterator[tuple[int, Key, Run]]:
+    """(number of its first packet, key, run), by that number."""
+    order = np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst))
+    starts = _starts(plain, order, hosts)
+    after = np.append(starts[1:], len(order))
+    index = plain.index[order]
+    flags = np.bitwise_or.reduceat(plain.flags[order], starts)
+    sums = [np.add.reduceat(column, starts) for column in (plain.size[order], size[index], captured[index])]
+    # The pieces with data, and which of them are each run's.
+    full = order[np.flatnonzero(plain.held[order] > 0)]
+    count = np.concatenate(([0], np.cumsum(plain.held[order] > 0)))
+    begins = plain.at[full]
+    ends = begins + plain.held[full]
+    begins, ends = begins.tolist(), ends.tolist()
+    first = index[starts]
+    turn = np.argsort(first)
+    lead = order[starts]
+    rows = (
+        first, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], after - starts, instants[first],
+        instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after], at[first],
+    )  # fmt: skip
+    for (
+        number, src, sport, dst, dport, packets, begun, last, seq, flag, sent, whole, held, low, high, frame,
+    ) in zip(*(row[turn].tolist() for row in rows), strict=True):  # fmt: skip
+        key = (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1)
+        data = Pieces(view, begins, ends, low, high)
+        yield (
+            number, key,
+            Run(packets, begun, last, seq, flag, sent, data, whole, held, bytes(view[frame : frame + 12])),
         )  # fmt: skip
-        expected = engine.expects(key)
-        if expected == -2:
-            if not (syn[low] or sent[low] > 0):
-                continue
-        elif expected != seq[low] or syn[low]:
-            continue
-        yield key, order[low:high]
 
 
-def _pieces(view: memoryview, plain: Columns, members: Numbers) -> list[memoryview]:
-    full = members[plain.size[members] > 0]
-    begins, sizes = plain.at[full].tolist(), plain.size[full].tolist()
-    return [view[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
-
-
-def _run(
-    view: memoryview, plain: Columns, members: Numbers, at: Numbers, instants: Numbers, captured: Numbers, size: Numbers
-) -> Run:
-    index = plain.index[members]
-    begin = int(at[index[0]]) + _RECORD
-    return Run(
-        len(members),
-        int(instants[index[0]]),
-        int(instants[index[-1]]),
-        int(plain.size[members].sum()),
-        int(np.bitwise_or.reduce(plain.flags[members])),
-        int(plain.seq[members[0]]),
-        int(size[index].sum()),
-        int(captured[index].sum()),
-        bytes(view[begin + 6 : begin + 12]),
-        bytes(view[begin : begin + 6]),
-    )
+def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:
+    """Where in `order` runs begin: at each stream, and where a segment does not go on behind the one before."""
+    src, dst, sport, dport = (column[order] for column in (plain.src, plain.dst, plain.sport, plain.dport))
+    seq, sent, flags = plain.seq[order], plain.size[order], plain.flags[order] & (SYN | FIN | RST)
+    stream = np.ones(len(order), bool)
+    stream[1:] = (src[1:] != src[:-1]) | (dst[1:] != dst[:-1]) | (sport[1:] != sport[:-1]) | (dport[1:] != dport[:-1])
+    # Bare ACKs go with the run before them: they are counted, and nothing else depends on them.
+    said = np.flatnonzero((sent > 0) | (flags != 0))
+    seq, sent, flags, cut = seq[said], sent[said], flags[said], (plain.held[order] < plain.size[order])[said]
+    syn = flags & SYN != 0
+    group = np.cumsum(stream)[said]
+    broken = np.ones(len(said), bool)
+    broken[1:] = (seq[:-1] + sent[:-1] + syn[:-1] - seq[1:]) & 0xFFFFFFFF != 0
+    broken[1:] |= (group[1:] != group[:-1]) | cut[:-1] | (flags[:-1] & (FIN | RST) != 0)
+    broken |= syn
+    # One byte may be a keep-alive, which is told only where it is alone.
+    broken[1:] |= broken[:-1] & (sent[:-1] == 1)
+    begins = stream.copy()
+    begins[said[broken]] = True
+    if hosts:  # Something of theirs goes one by one: so does all
+        pairs = {int.from_bytes(one + other, "big") for one, other in hosts if len(one) == 4}
+        begins |= np.isin(src.astype(np.uint64) << np.uint64(32) | dst.astype(np.uint64), list(pairs))
+    found: Numbers = np.flatnonzero(begins)
+    return found

@@ -7,12 +7,16 @@ done with a segment's bytes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tcppc.protocols.packet import FIN, RST, SYN
 
 MOST_SEEK = 16 << 20  # -m: a segment further away than this begins a new stream
+MOST_GAPS = 1 << 16  # of one stream, that are remembered
+MOST_SHIFTS = 256  # of one stream: each moves all of its file
+Range = tuple[int, int]  # from, to
 
 
 class Segment(NamedTuple):
@@ -30,25 +34,15 @@ class Segment(NamedTuple):
 
 class Verdict(NamedTuple):
     """`what` is write (the data at `offset`), shift (move all `offset` bytes up, then write the data at 0), compare (a
-    new stream, unless the data stands at `offset` already), new (this stream is over, ask the next one), or ignore."""
+    new stream, unless the data stands at `offset` already), new (this stream is over, ask the next one), or ignore.
+    `over` are the parts of it that came before."""
 
     what: str
     offset: int = 0
+    over: tuple[Range, ...] = ()
 
 
 IGNORE, NEW = Verdict("ignore"), Verdict("new")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the report tells of a stream."""
-
-    packets: int = 0
-    out_of_order: int = 0
-    violations: int = 0
-    syn: int = 0
-    fin: int = 0
-    rst: int = 0
 
 
 def _signed(number: int) -> int:
@@ -62,14 +56,17 @@ class Stream:
     """`offer` it each segment of its direction; it is begun by the first one that `begins` one."""
 
     most_seek: int = MOST_SEEK
-    counts: Counts = field(default_factory=Counts)
+    out_of_order: int = 0  # segments that began before the end of the one before
+    violations: int = 0  # segments from before the SYN
+    gaps_forgotten: int = 0  # beyond MOST_GAPS
     closed: bool = False
     seen: int = 0  # bytes that came for the first time
     _base: int | None = None  # the sequence number of offset 0
     _next: int = 0  # offset behind the newest bytes
     _syn: bool = False  # was its beginning seen? Then nothing comes before it
     _fin: int = -1  # offset of the end, once somebody told it
-    _have: list[tuple[int, int]] = field(default_factory=list)  # (from, to) that came, in order, none touching
+    _shifts: int = 0
+    _have: list[Range] = field(default_factory=list)  # that came, in order, none touching
 
     @staticmethod
     def begins(segment: Segment) -> bool:
@@ -81,50 +78,14 @@ class Stream:
         first = self._base is None
         if not first and self._is_another(segment):
             return NEW
-        self.counts.packets += 1
-        if segment.flags & SYN:
-            self.counts.syn += 1
         if first:
-            self._begin(segment)
+            self._syn = bool(segment.flags & SYN)
+            self._base = segment.seq + self._syn
         offset = self._offset(segment)
         verdict = self._place(segment, offset) if segment.sent else IGNORE
-        if verdict is NEW:
-            self.counts.packets -= 1
-            return NEW
-        if verdict.what == "compare":
-            return verdict
-        self._end(segment, 0 if verdict.what == "shift" else offset)
+        if verdict is not NEW and verdict.what != "compare":
+            self._end(segment, 0 if verdict.what == "shift" else offset)
         return verdict
-
-    def expects(self) -> int:
-        """The sequence number with which the next bytes go on, where all before came in order; -1 otherwise."""
-        if self._base is None or self.closed or self._fin >= 0 or self._have not in ([], [(0, self._next)]):
-            return -1
-        return (self._base + self._next) & 0xFFFFFFFF
-
-    def advance(self, packets: int, size: int, flags: int, seq: int) -> int:
-        """`packets` segments came in order, `size` bytes in all, the first with the sequence number `seq`; `flags` are
-        those of all of them, SYN of the first alone, FIN and RST behind all bytes. Returns the bytes' offset."""
-        if self._base is None:
-            self._syn = bool(flags & SYN)
-            self._base = seq + 1 if self._syn else seq
-        offset = self._next
-        self.counts.packets += packets
-        self.counts.syn += bool(flags & SYN)
-        if size:
-            self._next += size
-            self.seen = self._next
-            self._have = [(0, self._next)]
-        if flags & FIN:
-            self.counts.fin += 1
-            self._fin = self._next
-        self.counts.rst += bool(flags & RST)
-        self.closed = bool(flags & (FIN | RST))
-        return offset
-
-    def _begin(self, segment: Segment) -> None:
-        self._syn = bool(segment.flags & SYN)
-        self._base = segment.seq + 1 if self._syn else segment.seq
 
     def _offset(self, segment: Segment) -> int:
         """Where its bytes are in the stream; a SYN takes a number of its own."""
@@ -145,39 +106,51 @@ class Stream:
         if segment.sent == 1 and offset == self._next - 1 and self._next > 0:
             return IGNORE  # a keep-alive (RFC 9293 §3.8.4)
         if offset < 0 and self._syn:
-            self.counts.violations += 1
+            self.violations += 1
             return IGNORE
+        if offset < 0 and self._shifts >= MOST_SHIFTS:
+            return NEW
         if offset < self._next and self.seen:
-            self.counts.out_of_order += 1
+            self.out_of_order += 1
         if offset < 0:
+            self._shifts += 1
             self._base = (self._base or 0) + offset
             self._have = [(low - offset, high - offset) for low, high in self._have]
             self._next -= offset
             self._fin = self._fin - offset if self._fin >= 0 else -1
-            self._came(0, segment.sent)
-            return Verdict("shift", -offset)
-        self._came(offset, offset + segment.sent)
+            return Verdict("shift", -offset, self._came(0, segment.sent))
         self._next = offset + segment.sent
-        return Verdict("write", offset)
+        return Verdict("write", offset, self._came(offset, self._next))
 
-    def _came(self, low: int, high: int) -> None:
-        """Count bytes that were not there before."""
-        kept, begin, end = [], low, high
-        for one, other in self._have:
-            if other < begin or one > end:
-                kept.append((one, other))
-            else:
+    def _came(self, low: int, high: int) -> tuple[Range, ...]:
+        """These bytes did: returns the parts of them that did before."""
+        have, over = self._have, []
+        self.seen += high - low
+        if not have or low > have[-1][1]:
+            have.append((low, high))
+        elif low == have[-1][1]:
+            have[-1] = (have[-1][0], high)
+        else:
+            first = after = bisect_left(have, low, key=lambda each: each[1])
+            begin, end = low, high
+            while after < len(have) and have[after][0] <= high:
+                one, other = have[after]
+                if min(other, high) > max(one, low):
+                    over.append((max(one, low), min(other, high)))
                 begin, end = min(begin, one), max(end, other)
-        self._have = sorted([*kept, (begin, end)])
-        self.seen = sum(other - one for one, other in self._have)
+                after += 1
+            have[first:after] = [(begin, end)]
+            self.seen -= sum(other - one for one, other in over)
+        if len(have) > MOST_GAPS:  # a capture made so that each packet costs more than the one before
+            have[:2] = [(have[0][0], have[1][1])]
+            self.gaps_forgotten += 1
+        return tuple(over)
 
     def _end(self, segment: Segment, offset: int) -> None:
         """Does the stream end with it?"""
         if segment.flags & RST:
-            self.counts.rst += 1
             self.closed = True
         if segment.flags & FIN:
-            self.counts.fin += 1
             self._fin = offset + segment.sent
         if self._fin >= 0 and self.seen >= self._fin:
             self.closed = True

@@ -1,112 +1,205 @@
 """One file a stream, in a folder: written at offsets, with few descriptors open at once.
 
-Names come from names.py alone. Nothing that stands in the folder is written over or followed.
+What is to be written is gathered, and `flush` writes it, many pieces a call. Names come from names.py alone. Nothing
+that stands in the folder is written over or followed.
 """
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tcppc.flows.names import Named, Template
 
 MOST_OPEN = 200
 _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Pieces(NamedTuple):
+    """Bytes one behind the other: those of `buffer` from `begins[n]` to `ends[n]`, n from `low` to `high`."""
+
+    buffer: memoryview
+    begins: Sequence[int] = (0,)
+    ends: Sequence[int] = ()
+    low: int = 0
+    high: int = 1
+
+    @classmethod
+    def of(cls, data: bytes) -> Pieces:
+        return cls(memoryview(data), (0,), (len(data),), 0, 1 if data else 0)
+
+    def parts(self) -> list[memoryview]:
+        buffer = self.buffer
+        low, high = self.low, self.high
+        return [buffer[begin:end] for begin, end in zip(self.begins[low:high], self.ends[low:high], strict=True)]
+
+    def size(self) -> int:
+        low, high = self.low, self.high
+        return sum(self.ends[low:high]) - sum(self.begins[low:high])
 
 
 class StreamFile:
-    """One of them; its path is known once its first byte is there."""
+    """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("fd", "limit", "path", "size")
+    __slots__ = ("count", "fd", "limit", "named", "over", "pending", "size", "timed")
 
-    def __init__(self, limit: int = -1) -> None:
-        self.path = ""
+    def __init__(self, named: Named, limit: int = -1) -> None:
+        self.named = named
+        self.count = -1  # of its name; -1: it is not made yet
         self.fd = -1
-        self.size = 0  # bytes in the file
+        self.size = 0  # bytes in the file, with those that wait
         self.limit = limit  # -b: no byte is written from here on; -1: all are
+        self.pending: list[tuple[int, Pieces]] = []  # (offset, what stands there)
+        self.over = False
+        self.timed = False
 
 
 class StreamFiles:
     """All of a folder. OSError where the disk does not take something."""
 
-    def __init__(self, folder: str, most_open: int = MOST_OPEN) -> None:
+    def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN) -> None:
         self.folder = folder
+        self._template = template
         self._most_open = max(1, most_open)
         self._open: OrderedDict[StreamFile, None] = OrderedDict()
         self._made: set[str] = set()
+        self._counts: dict[str, int] = {}  # names that are taken, and how often
+        self.waiting: list[StreamFile] = []
         os.makedirs(folder, exist_ok=True)
 
-    def create(self, file: StreamFile, path: str) -> bool:
-        """False where there is one of that name."""
-        full = os.path.join(self.folder, path)
-        parent = os.path.dirname(full)
-        if parent not in self._made:
-            os.makedirs(parent, exist_ok=True)
-            self._made.add(parent)
-        try:
-            fd = os.open(full, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except FileExistsError:
-            return False
-        file.path = full
-        self._hold(file, fd)
-        return True
+    def put(self, file: StreamFile, offset: int, pieces: Pieces, size: int) -> None:
+        """With the next flush. `size` is that of the pieces. A gap before is zeros, which take no room on the disk."""
+        if file.limit >= 0 and offset + size > file.limit:
+            size = max(0, file.limit - offset)
+            pieces = Pieces.of(b"".join(pieces.parts())[:size])
+        if not size:
+            return
+        if not file.pending:
+            self.waiting.append(file)
+        file.pending.append((offset, pieces))
+        file.size = max(file.size, offset + size)
 
-    def _hold(self, file: StreamFile, fd: int) -> None:
-        file.fd = fd
+    def flush(self) -> None:
+        """All that waits."""
+        waiting, self.waiting = self.waiting, []
+        for file in waiting:
+            self.flush_one(file)
+
+    def flush_one(self, file: StreamFile) -> None:
+        pending, file.pending = file.pending, []
+        if not pending:
+            return
+        fd = self._descriptor(file)
+        at = 0
+        while at < len(pending):
+            offset, pieces = pending[at]
+            parts = pieces.parts()
+            end = offset + sum(map(len, parts))
+            at += 1
+            while at < len(pending) and pending[at][0] == end:
+                more = pending[at][1].parts()
+                end += sum(map(len, more))
+                parts += more
+                at += 1
+            self._write(fd, offset, parts)
+        if file.over:
+            self.close(file)
+
+    @staticmethod
+    def _write(fd: int, offset: int, parts: list[memoryview]) -> None:
+        for at in range(0, len(parts), _MOST_PIECES):
+            some = parts[at : at + _MOST_PIECES]
+            wanted = sum(map(len, some))
+            done = os.pwritev(fd, some, offset)
+            while done < wanted:  # a disk that takes a part of it
+                done += os.pwrite(fd, b"".join(some)[done:], offset + done)
+            offset += wanted
+
+    def _descriptor(self, file: StreamFile) -> int:
+        if file.fd >= 0:
+            self._open.move_to_end(file)
+            return file.fd
+        file.fd = self._create(file) if file.count < 0 else os.open(self.path(file), _AGAIN)
         self._open[file] = None
-        while len(self._open) > self._most_open:
+        file.timed = False  # reading changes a file's times too
+        if len(self._open) > self._most_open:
             oldest, _ = self._open.popitem(last=False)
             os.close(oldest.fd)
             oldest.fd = -1
-
-    def _descriptor(self, file: StreamFile) -> int:
-        if file.fd < 0:
-            self._hold(file, os.open(file.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
-        else:
-            self._open.move_to_end(file)
         return file.fd
 
-    def write(self, file: StreamFile, offset: int, data: bytes) -> None:
-        """A gap before it is zeros, which take no room on the disk."""
-        if file.limit >= 0:
-            data = data[: max(0, file.limit - offset)]
-        fd = self._descriptor(file)
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view, offset = view[written:], offset + written
-        file.size = max(file.size, offset)
+    def path(self, file: StreamFile) -> str:
+        return f"{self.folder}/{self.name(file)}"
 
-    def append(self, file: StreamFile, offset: int, pieces: list[memoryview]) -> None:
-        """All of them, one after the other."""
-        fd = self._descriptor(file)
-        for at in range(0, len(pieces), _MOST_PIECES):
-            some = pieces[at : at + _MOST_PIECES]
-            size = sum(map(len, some))
-            written = os.pwritev(fd, some, offset)
-            if written < size:  # a disk that takes a part of it
-                self.write(file, offset + written, b"".join(some)[written:])
-            offset += size
-        file.size = max(file.size, offset)
+    def name(self, file: StreamFile) -> str:
+        """Relative to the folder; empty for a file that is not made."""
+        return self._template.path(file.named, file.count) if file.count >= 0 else ""
+
+    def _create(self, file: StreamFile) -> int:
+        """By the first name of its kind that is free, also in a folder where an earlier run made some."""
+        first = self._template.path(file.named)
+        count = self._counts.get(first, 0)
+        while True:
+            name = self._template.path(file.named, count) if count else first
+            full = f"{self.folder}/{name}"
+            try:
+                fd = os.open(full, _CREATE, 0o644)
+            except FileExistsError:
+                count += 1
+            except FileNotFoundError:
+                parent = os.path.dirname(full)
+                if parent in self._made:
+                    raise
+                os.makedirs(parent, exist_ok=True)
+                self._made.add(parent)
+            else:
+                self.took(file, count)
+                return fd
+
+    def took(self, file: StreamFile, count: int) -> None:
+        """It has that name."""
+        file.count = count
+        if count:
+            self._counts[self._template.path(file.named)] = count + 1
 
     def shift(self, file: StreamFile, count: int) -> None:
         """Move all that is there up by `count` bytes, from its end on."""
+        self.flush_one(file)
+        if not file.size:
+            return
         fd, at = self._descriptor(file), file.size
         while at > 0:
             size = min(_COPY_BYTES, at)
             at -= size
-            self.write(file, at + count, os.pread(fd, size, at))
-        file.size += count if file.size and file.limit < 0 else 0
+            data = os.pread(fd, size, at)
+            if file.limit >= 0:
+                data = data[: max(0, file.limit - at - count)]
+            self._write(fd, at + count, [memoryview(data)])
+        file.size += count
+        if file.limit >= 0:
+            file.size = min(file.size, file.limit)
 
-    def same(self, file: StreamFile, offset: int, data: bytes) -> bool:
-        """Does this stand at that place?"""
-        return os.pread(self._descriptor(file), len(data), offset) == data
+    def stored(self, file: StreamFile, offset: int, size: int) -> bytes:
+        """What stands at that place."""
+        self.flush_one(file)
+        return os.pread(self._descriptor(file), size, offset) if file.count >= 0 else b""
 
-    def close(self, file: StreamFile, instant: int) -> None:
-        """Its times become `instant` (ns)."""
+    def close(self, file: StreamFile) -> None:
+        """Nothing more comes: its times become its first packet's."""
+        file.over = True
+        if file.pending or file.count < 0 or file.timed:
+            return
+        instants = (file.named.start, file.named.start)
+        file.timed = True
         if file.fd >= 0:
-            os.utime(file.fd, ns=(instant, instant))
+            os.utime(file.fd, ns=instants)
             self._open.pop(file, None)
             os.close(file.fd)
             file.fd = -1
-        elif file.path:
-            os.utime(file.path, ns=(instant, instant), follow_symlinks=False)
+        else:
+            os.utime(self.path(file), ns=instants, follow_symlinks=False)

@@ -1,0 +1,51 @@
+"""One direction of one connection, and the packets of it that come as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tcppc.flows.names import Named
+from tcppc.flows.stream import Stream
+from tcppc.flows.stream_files import Pieces, StreamFile
+
+Key = tuple[bytes, int, bytes, int, int]  # source, port, destination, port, VLAN (-1: none)
+
+
+class Run(NamedTuple):
+    """Segments of one stream, each where the one before it ended: a single one, or many. `first` and `last` are the
+    instants (ns) of the first and the last packet, `seq` is the first one's, `flags` all of theirs (a SYN is the first
+    one's, FIN and RST are the last one's), `size` the payload as sent and `data` as captured; `sent` and `captured` are
+    bytes of whole frames. `macs` are the first packet's, destination and source, or empty."""
+
+    packets: int
+    first: int
+    last: int
+    seq: int
+    flags: int
+    size: int
+    data: Pieces
+    sent: int
+    captured: int
+    macs: bytes = b""
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """What is known of a direction. Instants are ns; `sent` and `captured` are bytes of whole frames."""
+
+    named: Named
+    stream: Stream
+    file: StreamFile
+    first: int
+    last: int
+    packets: int = 0
+    sent: int = 0
+    captured: int = 0
+    conflicts: int = 0  # bytes that came again and were others
+    retired: bool = False
+
+    @property
+    def key(self) -> Key:
+        named = self.named
+        return named.src, named.sport, named.dst, named.dport, named.vlan
