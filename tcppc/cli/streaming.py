@@ -11,7 +11,7 @@ from typing import IO
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
-from tcppc.flows import capture_files
+from tcppc.flows import capture_files, helper
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.engine import Engine, Totals
 from tcppc.flows.names import Template, TemplateError
@@ -55,7 +55,7 @@ def flows_command(argv: Sequence[str]) -> int:
     try:
         template = Template(given.template, given.letters) if given.template else Template(letters=given.letters)
         seek, most = size(1, 1 << 31)(given.seek), size(0)(given.most) if given.most else -1
-        files = StreamFiles(given.folder, template, whole(1, 1 << 20)(given.open))
+        files = StreamFiles(given.folder, template, whole(1, 1 << 20)(given.open), helper.of_use())
     except TemplateError as problem:
         raise UsageError(str(problem)) from None
     except ValueError as problem:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -127,25 +128,31 @@ def _runs(
     # The pieces with data, and which of them are each run's.
     full = order[np.flatnonzero(plain.held[order] > 0)]
     count = np.concatenate(([0], np.cumsum(plain.held[order] > 0)))
-    begins = plain.at[full]
-    ends = begins + plain.held[full]
-    begins, ends = begins.tolist(), ends.tolist()
-    first = index[starts]
+    begins, ends = plain.at[full].tolist(), (plain.at[full] + plain.held[full]).tolist()
+
+    def split(low: int, high: int, macs: bytes) -> Iterator[Run]:
+        for place, number in zip(order[low:high].tolist(), index[low:high].tolist(), strict=True):
+            begin, held, instant = int(plain.at[place]), int(plain.held[place]), int(instants[number])
+            yield Run(
+                1, instant, instant, int(plain.seq[place]), int(plain.flags[place]), int(plain.size[place]),
+                Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0), int(size[number]), int(captured[number]),
+                macs,
+            )  # fmt: skip
+
+    first, lead = index[starts], order[starts]
     turn = np.argsort(first)
-    lead = order[starts]
     rows = (
-        first, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], after - starts, instants[first],
+        first, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after, instants[first],
         instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after], at[first],
     )  # fmt: skip
-    for (
-        number, src, sport, dst, dport, packets, begun, last, seq, flag, sent, whole, held, low, high, frame,
-    ) in zip(*(row[turn].tolist() for row in rows), strict=True):  # fmt: skip
-        key = (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1)
+    for number, src, sport, dst, dport, start, end, begun, last, seq, flag, sent, whole, held, low, high, frame in zip(
+        *(row[turn].tolist() for row in rows), strict=True
+    ):
+        macs = bytes(view[frame : frame + 12])
+        each = partial(split, start, end, macs) if end - start > 1 else None
         data = Pieces(view, begins, ends, low, high)
-        yield (
-            number, key,
-            Run(packets, begun, last, seq, flag, sent, data, whole, held, bytes(view[frame : frame + 12])),
-        )  # fmt: skip
+        run = Run(end - start, begun, last, seq, flag, sent, data, whole, held, macs, each)
+        yield number, (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1), run
 
 
 def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:

@@ -102,6 +102,10 @@ class Engine:
             if not Stream.begins(segment):
                 return
             flow = self._begin(key, run)
+        if run.packets > 1 and run.split and not flow.stream.takes_whole(segment):
+            for one in run.split():
+                self.arrive(key, one)
+            return
         verdict = flow.stream.offer(segment)
         if verdict.what == "compare" and self._stands(flow, verdict.offset, run.data):
             return
@@ -165,13 +169,14 @@ class Engine:
     def settle(self) -> None:
         """Writes what waits, and forgets streams beyond the bounds."""
         self._waiting_bytes = 0
-        self._files.flush()
+        self._files.settle()
         while len(self._closed) > MOST_CLOSED:
             self._retire(self._closed.popleft())
         if len(self._flows) > MOST_STREAMS:
             longest = sorted(self._flows.values(), key=lambda flow: flow.last)
             for flow in longest[: MOST_STREAMS // 8]:
                 self._retire(flow)
+        self._files.flush()
 
     def _retire(self, flow: Flow) -> None:
         """It is told, and nothing more is of it."""

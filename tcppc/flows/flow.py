@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ class Run(NamedTuple):
     sent: int
     captured: int
     macs: bytes = b""
+    # Each of its packets as a run, for the rare stream that may end between them.
+    split: Callable[[], Iterable[Run]] | None = None
 
 
 @dataclass(eq=False, slots=True)

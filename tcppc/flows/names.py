@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 DEFAULT = "%A.%a-%B.%b%V%v%C%c"
@@ -43,6 +44,7 @@ class TemplateError(ValueError):
     """What is wrong with a template or a letter, in one line."""
 
 
+@lru_cache(maxsize=1 << 12)
 def address(packed: bytes) -> str:
     """IPv4 with three digits a number; IPv6 as inet_ntop(3) writes it."""
     if len(packed) == 4:
@@ -97,6 +99,7 @@ class Template:
         self.no_files = "X" in letters
         self.md5 = "M" in letters
         self._always = "c" in letters
+        self._is_default = template == DEFAULT and not set(letters) & set(LETTERS)
         self.tells_streams_apart = all(code in template for code in ("%A", "%a", "%B", "%b"))
         pieces: list[str | Callable[[Named, int], str]] = []
         for letter in letters:
@@ -111,6 +114,9 @@ class Template:
     def path(self, named: Named, count: int = 0) -> str:
         """Relative to the output folder. `count` is how many streams had this name before."""
         shown = count + 1 if self._always else count
+        if self._is_default:  # three times as fast as what follows
+            vlan, counted = f"--{named.vlan}" if named.vlan >= 0 else "", f"c{shown}" if shown else ""
+            return f"{address(named.src)}.{named.sport:05d}-{address(named.dst)}.{named.dport:05d}{vlan}{counted}"
         return "".join([piece if isinstance(piece, str) else piece(named, shown) for piece in self._pieces])
 
 

@@ -87,6 +87,13 @@ class Stream:
             self._end(segment, 0 if verdict.what == "shift" else offset)
         return verdict
 
+    def takes_whole(self, segment: Segment) -> bool:
+        """Is what several segments are, one behind the other, the same as this one that has the bytes of all? Not where
+        the stream is over, or may be before the last of them, or where they are from before its first bytes."""
+        if self._base is None:
+            return True
+        return not self.closed and self._fin < 0 and self._offset(segment) >= 0
+
     def _offset(self, segment: Segment) -> int:
         """Where its bytes are in the stream; a SYN takes a number of its own."""
         begin = segment.seq + 1 if segment.flags & SYN else segment.seq

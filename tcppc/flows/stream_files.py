@@ -7,13 +7,20 @@ that stands in the folder is written over or followed.
 from __future__ import annotations
 
 import os
+import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
+from tcppc.flows.helper import Helper
 from tcppc.flows.names import Named, Template
 
 MOST_OPEN = 200
+# What a file costs beside its bytes, in bytes, and what is worth another process.
+FILE_COST, WORTH_COST = 60_000, 32 << 20
+WAITED_SECONDS = 0.002
 _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -46,7 +53,7 @@ class Pieces(NamedTuple):
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("count", "fd", "limit", "named", "over", "pending", "size", "timed")
+    __slots__ = ("count", "fd", "lent", "limit", "named", "over", "pending", "size", "timed")
 
     def __init__(self, named: Named, limit: int = -1) -> None:
         self.named = named
@@ -56,13 +63,15 @@ class StreamFile:
         self.limit = limit  # -b: no byte is written from here on; -1: all are
         self.pending: list[tuple[int, Pieces]] = []  # (offset, what stands there)
         self.over = False
-        self.timed = False
+        self.timed = False  # has it its packets' time?
+        self.lent = False  # is the helper at it?
 
 
 class StreamFiles:
     """All of a folder. OSError where the disk does not take something."""
 
-    def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN) -> None:
+    def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN, helped: bool = False) -> None:
+        """`helped`: by a second process."""
         self.folder = folder
         self._template = template
         self._most_open = max(1, most_open)
@@ -70,6 +79,9 @@ class StreamFiles:
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
         self.waiting: list[StreamFile] = []
+        self._helper = Helper() if helped else None
+        self._lent: list[StreamFile] = []
+        self._own_share = 0.35
         os.makedirs(folder, exist_ok=True)
 
     def put(self, file: StreamFile, offset: int, pieces: Pieces, size: int) -> None:
@@ -85,12 +97,53 @@ class StreamFiles:
         file.size = max(file.size, offset + size)
 
     def flush(self) -> None:
-        """All that waits."""
-        waiting, self.waiting = self.waiting, []
-        for file in waiting:
+        """All that waits; with a helper, a part of it is written while other work goes on."""
+        self.settle()
+        waiting, self.waiting = [file for file in self.waiting if file.pending], []
+        for file in waiting[self._lend(waiting) :]:
             self.flush_one(file)
 
+    def _lend(self, waiting: list[StreamFile]) -> int:
+        """How many of them, from the first on, the helper writes."""
+        if not self._helper:
+            return 0
+        cost = list(accumulate(FILE_COST + sum(pieces.size() for _, pieces in file.pending) for file in waiting))
+        if not cost or cost[-1] < WORTH_COST:
+            return 0
+        count = bisect_left(cost, cost[-1] * (1 - self._own_share)) + 1
+        self._lent = waiting[:count]
+        self._helper.start(lambda: [self._written(file) for file in self._lent])
+        for file in self._lent:
+            file.lent, file.pending = True, []
+        return count
+
+    def _written(self, file: StreamFile) -> int:
+        """In the helper: what its name counts."""
+        was_open = file.fd >= 0
+        self.flush_one(file)
+        if not was_open:
+            self._release(file)
+        return file.count
+
+    def settle(self) -> None:
+        """What the helper has is written after this."""
+        if not self._lent:
+            return
+        lent, self._lent = self._lent, []
+        begun = time.monotonic()
+        for file, count in zip(lent, self._helper.result() if self._helper else (), strict=True):
+            file.lent = False
+            if file.count < 0:
+                self.took(file, count)
+            file.timed = file.fd < 0
+            if file.over:
+                self.close(file)
+        waited = time.monotonic() - begun > WAITED_SECONDS
+        self._own_share = min(0.5, max(0.05, self._own_share + (0.05 if waited else -0.05)))
+
     def flush_one(self, file: StreamFile) -> None:
+        if file.lent:
+            self.settle()
         pending, file.pending = file.pending, []
         if not pending:
             return
@@ -121,6 +174,8 @@ class StreamFiles:
             offset += wanted
 
     def _descriptor(self, file: StreamFile) -> int:
+        if file.lent:
+            self.settle()
         if file.fd >= 0:
             self._open.move_to_end(file)
             return file.fd
@@ -128,16 +183,26 @@ class StreamFiles:
         self._open[file] = None
         file.timed = False  # reading changes a file's times too
         if len(self._open) > self._most_open:
-            oldest, _ = self._open.popitem(last=False)
-            os.close(oldest.fd)
-            oldest.fd = -1
+            self._release(next(iter(self._open)))
         return file.fd
+
+    def _release(self, file: StreamFile) -> None:
+        """Its descriptor; its times become its first packet's."""
+        if file.fd < 0:
+            return
+        os.utime(file.fd, ns=(file.named.start, file.named.start))
+        file.timed = True
+        self._open.pop(file, None)
+        os.close(file.fd)
+        file.fd = -1
 
     def path(self, file: StreamFile) -> str:
         return f"{self.folder}/{self.name(file)}"
 
     def name(self, file: StreamFile) -> str:
         """Relative to the folder; empty for a file that is not made."""
+        if file.lent:
+            self.settle()
         return self._template.path(file.named, file.count) if file.count >= 0 else ""
 
     def _create(self, file: StreamFile) -> int:
@@ -192,14 +257,8 @@ class StreamFiles:
     def close(self, file: StreamFile) -> None:
         """Nothing more comes: its times become its first packet's."""
         file.over = True
-        if file.pending or file.count < 0 or file.timed:
-            return
-        instants = (file.named.start, file.named.start)
-        file.timed = True
-        if file.fd >= 0:
-            os.utime(file.fd, ns=instants)
-            self._open.pop(file, None)
-            os.close(file.fd)
-            file.fd = -1
-        else:
-            os.utime(self.path(file), ns=instants, follow_symlinks=False)
+        if file.lent or file.pending or file.count < 0 or file.timed:
+            return  # or that is done when it is written
+        if file.fd < 0:
+            self._descriptor(file)
+        self._release(file)
