@@ -15,6 +15,7 @@ from tcppc.flows import batches, capture_files
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.engine import Engine
 from tcppc.flows.flow import Flow
+from tcppc.flows.listener import Listener
 from tcppc.flows.names import Template
 from tcppc.flows.stream_files import StreamFiles
 from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
@@ -24,21 +25,32 @@ SERVER = socket.inet_aton("10.0.0.2")
 FIN, RST, DATA = 1, 4, ACK | PSH
 
 
-class Telling(Engine):
+class Told(Listener):
     """Remembers each stream as it ends."""
 
-    def __init__(self, folder: Path) -> None:
-        template = Template("%N-%S-%A.%a-%B.%b%c")
-        super().__init__(StreamFiles(str(folder), template, 5), template)
+    def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def _ended(self, flow: Flow) -> None:
+    def ended(self, flow: Flow) -> None:
         stream = flow.stream
         self.told.append(
             (flow.named, flow.first, flow.last, flow.packets, flow.sent, flow.captured, stream.seen, stream.closed,
-             stream.gaps, stream.out_of_order, stream.violations, flow.conflicts, flow.file.size)
+             stream.gaps, stream.out_of_order, stream.violations, flow.conflicts, flow.file.size, flow.asks,
+             flow.partner and flow.partner.named.number)
         )  # fmt: skip
-        super()._ended(flow)
+
+
+class Telling(Engine):
+    def __init__(self, folder: Path) -> None:
+        template = Template("%N-%S-%A.%a-%B.%b%c")
+        listener = Told()
+        super().__init__(StreamFiles(str(folder), template, 5), template, listeners=[listener])
+        self.told = listener.told
+
+
+def read(capture: Path, engine: Engine) -> None:
+    with capture.open("rb") as file:
+        batches.read(file, str(capture), engine)
 
 
 def both(folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch | None = None) -> Telling:
@@ -49,7 +61,7 @@ def both(folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch | None = Non
     with capture_files.open_capture(capture) as file:
         for packet in capture_files.packets(file, str(capture)):
             one.packet(packet)
-    batches.read(str(capture), many)
+    read(capture, many)
     one.finish()
     many.finish()
     assert contents(folder / "many") == contents(folder / "one")
@@ -154,7 +166,7 @@ def test_a_damaged_file_gives_what_can_be_had(tmp_path: Path, cut: int, words: s
     (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"]))[:cut])
     engine = Telling(tmp_path / "out")
     with pytest.raises(CaptureError) as problem:
-        batches.read(str(tmp_path / "a.pcap"), engine)
+        read(tmp_path / "a.pcap", engine)
     assert words in str(problem.value)
     engine.finish()
     assert list(contents(tmp_path / "out").values()) == [b"aaaabbbb"]

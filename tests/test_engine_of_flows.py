@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcppc.flows import capture_files
-from tcppc.flows.engine import Engine, Totals
+from tcppc.flows.engine import Engine, Rules
 from tcppc.flows.names import Template
+from tcppc.flows.packets import Totals
 from tcppc.flows.stream_files import StreamFiles
 from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
 from tests.harness import tcppc
@@ -37,7 +38,7 @@ def frames(*segments: tuple[int, bytes, int], src: bytes = CLIENT, sport: int = 
 
 
 def flows(capture: Path, folder: Path, most_open: int = 100, **options: int) -> Totals:
-    engine = Engine(StreamFiles(str(folder), Template(), most_open), Template(), **options)
+    engine = Engine(StreamFiles(str(folder), Template(), most_open), Template(), Rules(**options))
     with capture_files.open_capture(capture) as file:
         for packet in capture_files.packets(file, str(capture)):
             engine.packet(packet)
@@ -187,7 +188,9 @@ def test_the_command(tmp_path: Path) -> None:
     )
     done = tcppc(*words)
     assert done.returncode == 0
-    assert done.stderr.startswith("7 packets, 2 streams, 20 bytes in ")
+    told = done.stderr.splitlines()
+    assert told[0] == f"reportfilename: {tmp_path}/x/y/report.xml"
+    assert told[1].startswith("7 packets, 2 streams, 20 bytes in ")
     assert contents(tmp_path / "x" / "y") == {NAME: b"aaaabbbb", NAME.replace("01000", "01001"): b"ccccddddeeee"}
     listed = tcppc("flows", "-q", "-l", "-Ft", "-o", str(tmp_path / "z"), str(tmp_path / "a.pcap"))
     assert (listed.returncode, listed.stderr) == (0, "")
@@ -216,9 +219,13 @@ def test_a_damaged_capture_gives_what_can_be_had_and_says_so(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "-r is missing"),
+        (("-i", "nosuch0"), "-i nosuch0: "),
+        (("-i", "lo", "-r", "x"), "-i with -r: expected one of them"),
+        (("-l",), "-l without captures"),
+        (("-r", "x", "-S", "speed=1"), "-S 'speed=1': expected NAME=VALUE with one of tcp_timeout"),
+        (("-r", "x", "-D"), "-D without -c or -C"),
         (("-r", "/no/such"), "/no/such: cannot be read: No such file or directory"),
-        (("-r", "x", "tcp port 80"), "expressions are not taken yet"),
+        (("-r", "x", "tcp", "prot", "80"), "expression 'tcp prot 80': "),
         (("-r", "x", "-T", "%q"), "%q is no code"),
         (("-r", "x", "-F", "z"), "-F z: expected letters"),
         (("-r", "x", "-f", "0"), "expected a whole number from 1"),

@@ -15,7 +15,9 @@ class Progress:
         self._what = what
         self._total = max(1, total)
         self._so_far = 0
-        self._said = time.monotonic()  # nothing is shown of work that is done before the first pause is over
+        self._begun = self._said = (
+            time.monotonic()
+        )  # nothing is shown of work that is done before the first pause is over
         self._shown = False
         self._wanted = sys.stderr.isatty()
 
@@ -26,8 +28,17 @@ class Progress:
             self._said, self._shown = now, True
             share = min(1.0, self._so_far / self._total)
             bar = "#" * round(share * 30)
-            print(f"\r\x1b[K{self._what} [{bar:<30}] {share:4.0%}", end="", file=sys.stderr, flush=True)
+            rate = self._so_far / (now - self._begun)
+            left = max(0, self._total - self._so_far) / rate if rate else 0.0
+            figures = f"{rate / 1e6:.1f} MB/s, {_time(left)} left"
+            print(f"\r\x1b[K{self._what} [{bar:<30}] {share:4.0%} {figures}", end="", file=sys.stderr, flush=True)
 
     def done(self) -> None:
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,10 +7,12 @@ with the runs, so that what comes out is the same.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import IO
 
 import numpy as np
 
@@ -19,8 +21,9 @@ from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet
 from tcppc.flows.columns import Columns, Numbers
 from tcppc.flows.engine import Engine
 from tcppc.flows.flow import Key, Run
+from tcppc.flows.libpcap import Filter
 from tcppc.flows.stream_files import Pieces
-from tcppc.protocols.packet import FIN, RST, SYN
+from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
@@ -40,18 +43,27 @@ def fits(head: bytes) -> bool:
     return bool(struct.unpack_from(f"{order}I", head, 20)[0] & 0x0FFFFFFF == 1)
 
 
-def read(path: str, engine: Engine, progress: Callable[[int], None] = lambda size: None) -> None:
-    """The whole file. OSError; CaptureError where it is damaged, with all before that done."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+def read(
+    file: IO[bytes],
+    name: str,
+    engine: Engine,
+    wanted: Filter | None = None,
+    progress: Callable[[int], None] = lambda size: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """The whole file, or until it is `stopped`. CaptureError where it is damaged, with all before that done."""
+    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
         memory.madvise(mmap.MADV_SEQUENTIAL)
         order, nanoseconds = _ORDERS[memory[:4]]
         at = _HEADER
-        while at < len(memory):
+        while at < len(memory) and not stopped():
             offsets, after, problem = _walk(memory, at, order)
+            if wanted:
+                offsets = _filtered(memory, offsets, order, wanted)
             if offsets:
                 _window(memory, np.array(offsets, np.int64), order, nanoseconds, engine)
             if problem:
-                raise CaptureError(f"{path}: at byte {after}: {problem}")
+                raise CaptureError(f"{name}: at byte {after}: {problem}")
             # What is done is given back: else the file's pages would all count as ours.
             memory.madvise(mmap.MADV_DONTNEED, 0, after // mmap.PAGESIZE * mmap.PAGESIZE)
             progress(after - at)
@@ -75,6 +87,17 @@ def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[list[int], int, str]:
         if at > stop or len(offsets) >= WINDOW_PACKETS:
             return offsets, at, ""
     return offsets, end, f"ends within a packet's header: {end - at} of 16 bytes" if at < end else ""
+
+
+def _filtered(memory: mmap.mmap, offsets: list[int], order: str, wanted: Filter) -> list[int]:
+    sizes = struct.Struct(f"{order}II").unpack_from
+    base = np.frombuffer(memory, np.uint8).ctypes.data + _RECORD
+    found = []
+    for at in offsets:
+        captured, size = sizes(memory, at + 8)
+        if wanted.at(1, ctypes.c_void_p(base + at), captured, max(size, captured)):
+            found.append(at)
+    return found
 
 
 def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine: Engine) -> None:
@@ -123,7 +146,8 @@ def _runs(
     starts = _starts(plain, order, hosts)
     after = np.append(starts[1:], len(order))
     index = plain.index[order]
-    flags = np.bitwise_or.reduceat(plain.flags[order], starts)
+    lead = order[starts]
+    flags = np.bitwise_or.reduceat(plain.flags[order], starts) & ~ACK | plain.flags[lead] & ACK
     sums = [np.add.reduceat(column, starts) for column in (plain.size[order], size[index], captured[index])]
     # The pieces with data, and which of them are each run's.
     full = order[np.flatnonzero(plain.held[order] > 0)]
@@ -139,7 +163,7 @@ def _runs(
                 macs,
             )  # fmt: skip
 
-    first, lead = index[starts], order[starts]
+    first = index[starts]
     turn = np.argsort(first)
     rows = (
         first, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after, instants[first],
@@ -152,7 +176,7 @@ def _runs(
         each = partial(split, start, end, macs) if end - start > 1 else None
         data = Pieces(view, begins, ends, low, high)
         run = Run(end - start, begun, last, seq, flag, sent, data, whole, held, macs, each)
-        yield number, (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1), run
+        yield number, (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1, TCP), run
 
 
 def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:

@@ -2,161 +2,193 @@
 
 from __future__ import annotations
 
-import struct
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tcppc.flows import links, network
 from tcppc.flows.capture_files import Packet
 from tcppc.flows.flow import Flow, Key, Run
+from tcppc.flows.listener import Listener
 from tcppc.flows.names import Named, Template
-from tcppc.flows.network import Datagram, Fragment, Fragments
+from tcppc.flows.packets import Parser, Reading, Totals
 from tcppc.flows.stream import MOST_SEEK, Segment, Stream, Verdict
-from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
+from tcppc.flows.stream_files import StreamFile, StreamFiles
+from tcppc.protocols.packet import ACK, SYN, UDP
 
 MOST_CLOSED = 1 << 14  # streams that have ended and are remembered: their last packets come again, or late
 MOST_STREAMS = 1 << 19  # at once; those that were still longest end first
 MOST_WAITING_BYTES = 16 << 20  # of packets read one by one, until they are written
-_TCP = 6
-_HEADER = struct.Struct("!HHIIBBH").unpack_from
+UDP_IDLE_NS = 60 * 10**9  # a conversation of datagrams is over after that long without one
+SWEEP_NS = 10**9
 
 
-@dataclass
-class Totals:
-    """What a run did, for its summary."""
+@dataclass(frozen=True)
+class Rules:
+    """What the operator wants of streams."""
 
-    packets: int = 0
-    streams: int = 0
-    bytes: int = 0  # of streams, as written
-    passed_over: Counter[str] = field(default_factory=Counter)  # packets, by why
+    most_seek: int = MOST_SEEK  # -m, bytes
+    most_bytes: int = -1  # -b: of each file; -1: all
+    most_idle: int = 0  # ns without a packet, after which a stream is over; 0: as long as there are packets
+    udp_idle: int = UDP_IDLE_NS
 
 
 class Engine:
     """`packet` each of a capture in its order, then `finish`. OSError where the disk does not take something."""
 
     def __init__(
-        self, files: StreamFiles, template: Template, most_seek: int = MOST_SEEK, most_bytes: int = -1
+        self,
+        files: StreamFiles,
+        template: Template,
+        rules: Rules | None = None,
+        reading: Reading | None = None,
+        listeners: Sequence[Listener] = (),
+        totals: Totals | None = None,
     ) -> None:
-        self.totals = Totals()
+        self.totals = totals or Totals()
+        self.begins = True  # are new streams begun? (-R)
         self._files = files
         self._template = template
-        self._most_seek = most_seek
-        self._most_bytes = most_bytes
-        # Runs of segments may be given where no stream's name depends on another's moment.
-        self.takes_runs = template.tells_streams_apart
-        self._fragments = Fragments()
+        self._rules = rules or Rules()
+        reading = reading or Reading()
+        self._parser = Parser(reading, self.totals)
+        self.parse = self._parser.__call__
+        self._listeners = listeners
+        self._by_packet = [each for each in listeners if each.by_packet]
+        # Runs of segments may be given where nothing depends on one packet's moment.
+        one_by_one = self._by_packet or self._rules.most_idle or reading.checksums
+        self.takes_runs = template.tells_streams_apart and not one_by_one
         self._flows: dict[Key, Flow] = {}
         self._closed: deque[Flow] = deque()
         self._pairs = 0
         self._waiting_bytes = 0
+        self._now = self._swept = 0  # the newest packet's instant, and when idle streams were looked for
+
+    @property
+    def open_now(self) -> int:
+        """Streams that are remembered."""
+        return len(self._flows)
 
     def packet(self, packet: Packet) -> None:
         found = self.parse(packet)
+        self._now = packet.instant
         if found:
-            self.arrive(*found)
+            flow = self.arrive(*found)
+            if flow:
+                for each in self._by_packet:
+                    each.packet(flow, packet)
             self._waiting_bytes += len(packet.data)
             if self._waiting_bytes > MOST_WAITING_BYTES:
                 self.settle()
 
-    def parse(self, packet: Packet) -> tuple[Key, Run] | None:
-        """The stream that a packet is of; None, and counted, for what is of none."""
-        self.totals.packets += 1
-        frame = links.frame(packet.link, packet.data)
-        if frame is None:
-            known = packet.link in links.LINKS
-            return self._pass_over("without IP" if known else f"of link type {packet.link}, which is not known")
-        found: Datagram | Fragment | None = network.parse(frame.kind, packet.data[frame.at :])
-        if isinstance(found, Fragment):
-            found = self._fragments.add(found)
-            if found is None:
-                return None
-        if found is None:
-            return self._pass_over("with broken IP headers")
-        if found.protocol == _TCP:
-            return self._tcp(packet, frame, found)
-        return self._pass_over("of other protocols")
-
-    def _pass_over(self, why: str) -> tuple[Key, Run] | None:
-        self.totals.passed_over[why] += 1
-        return None
-
-    def _tcp(self, packet: Packet, frame: links.Frame, datagram: Datagram) -> tuple[Key, Run] | None:
-        if len(datagram.data) < 20:
-            return self._pass_over("with cut TCP headers")
-        sport, dport, seq, _, offset, flags, _ = _HEADER(datagram.data)
-        header = (offset >> 4) * 4
-        if not 20 <= header <= len(datagram.data):
-            return self._pass_over("with broken TCP headers")
-        pieces = Pieces.of(datagram.data[header:])
-        run = Run(
-            1, packet.instant, packet.instant, seq, flags, datagram.size - header, pieces, packet.size,
-            len(packet.data), frame.dst_mac + frame.src_mac,
-        )  # fmt: skip
-        return (datagram.src, sport, datagram.dst, dport, frame.vlan), run
-
-    def arrive(self, key: Key, run: Run) -> None:
-        """Segments of one stream."""
+    def arrive(self, key: Key, run: Run) -> Flow | None:
+        """Segments of one stream, or a datagram; returns whose they are. None: nobody's."""
+        if key[5] == UDP:
+            return self._datagram(key, run)
         segment = Segment(run.seq, run.flags, b"", run.size)
         flow = self._flows.get(key)
+        if flow and self._rules.most_idle and run.first - flow.last > self._rules.most_idle:
+            self._retire(flow)
+            flow = None
         if flow is None:
-            if not Stream.begins(segment):
-                return
             flow = self._begin(key, run)
+            if flow is None:
+                return None
         if run.packets > 1 and run.split and not flow.stream.takes_whole(segment):
             for one in run.split():
                 self.arrive(key, one)
-            return
+            return flow
         verdict = flow.stream.offer(segment)
-        if verdict.what == "compare" and self._stands(flow, verdict.offset, run.data):
-            return
+        if verdict.what == "compare" and self._stands(flow, verdict.offset, run):
+            return flow
         if verdict.what in ("new", "compare"):
             self._retire(flow)
-            if not Stream.begins(segment):
-                return
             flow = self._begin(key, run)
+            if flow is None:
+                return None
             verdict = flow.stream.offer(segment)
         flow.last = run.last
         flow.packets += run.packets
         flow.sent += run.sent
         flow.captured += run.captured
+        if run.size and self._by_packet:
+            for each in self._by_packet:
+                each.segment(flow, run, verdict)
         if verdict.what in ("write", "shift"):
-            self._put(flow, verdict, run.data)
+            self._put(flow, verdict, run)
         if flow.stream.closed and not flow.file.over:
             self._files.close(flow.file)
             self._closed.append(flow)
+        return flow
 
-    def _stands(self, flow: Flow, offset: int, data: Pieces) -> bool:
+    def _datagram(self, key: Key, run: Run) -> Flow | None:
+        """A conversation's datagrams stand one behind the other."""
+        flow = self._flows.get(key)
+        if flow and run.first - flow.last > self._rules.udp_idle:
+            self._retire(flow)
+            flow = None
+        if flow is None:
+            flow = self._begin(key, run._replace(flags=SYN))
+            if flow is None:
+                return None
+        flow.last = run.last
+        flow.packets += 1
+        flow.sent += run.sent
+        flow.captured += run.captured
+        size = run.data.size()
+        verdict = Verdict("write", flow.stream.append(size))
+        for each in self._by_packet:
+            each.segment(flow, run, verdict)
+        if size and not self._template.no_files:
+            self._files.put(flow.file, verdict.offset, run.data, size)
+        return flow
+
+    def _stands(self, flow: Flow, offset: int, run: Run) -> bool:
         """Is it what is stored at that place?"""
-        content = b"".join(data.parts())
+        content = b"".join(run.data.parts())
         return self._files.stored(flow.file, offset, len(content)) == content
 
-    def _begin(self, key: Key, run: Run) -> Flow:
-        src, sport, dst, dport, vlan = key
-        other = self._flows.get((dst, dport, src, sport, vlan))
+    def _begin(self, key: Key, run: Run) -> Flow | None:
+        """None for what begins no stream, and where none are begun."""
+        if not self.begins or not Stream.begins(Segment(run.seq, run.flags, b"", run.size)):
+            return None
+        src, sport, dst, dport, vlan, protocol = key
+        other = self._flows.get((dst, dport, src, sport, vlan, protocol))
+        # Behind a partner that has one already stands an earlier connection.
+        if other and other.partner and run.flags & (SYN | ACK) == SYN:
+            other = None
         pair = other.named.pair if other else self._pairs
         self._pairs += other is None
         macs = run.macs
-        named = Named(src, sport, dst, dport, run.first, vlan, self.totals.streams, pair, macs[6:12], macs[:6])
+        named = Named(
+            src, sport, dst, dport, run.first, vlan, self.totals.streams, pair, macs[6:12], macs[:6], protocol
+        )
         self.totals.streams += 1
-        made = Flow(named, Stream(self._most_seek), StreamFile(named, self._most_bytes), run.first, run.first)
+        made = Flow(
+            named, Stream(self._rules.most_seek), StreamFile(named, self._rules.most_bytes), run.first, run.last
+        )
+        made.asks = run.flags & (SYN | ACK) != SYN | ACK and (other is None or not other.asks)
+        if other and not other.partner:
+            made.partner, other.partner = other, made
         self._flows[key] = made
+        self.totals.most_open = max(self.totals.most_open, len(self._flows))
         return made
 
-    def _put(self, flow: Flow, verdict: Verdict, data: Pieces) -> None:
+    def _put(self, flow: Flow, verdict: Verdict, run: Run) -> None:
         if self._template.no_files:
             return
+        data = run.data
         size = data.size()
         if verdict.over:
-            flow.conflicts += self._conflicts(flow, verdict, data)
+            flow.conflicts += self._conflicts(flow, verdict, run)
         if verdict.what == "shift":
             self._files.shift(flow.file, verdict.offset)
             self._files.put(flow.file, 0, data, size)
         else:
             self._files.put(flow.file, verdict.offset, data, size)
 
-    def _conflicts(self, flow: Flow, verdict: Verdict, data: Pieces) -> int:
+    def _conflicts(self, flow: Flow, verdict: Verdict, run: Run) -> int:
         """Bytes that came before and were others."""
-        content = b"".join(data.parts())
+        content = b"".join(run.data.parts())
         at, before = (0, verdict.offset) if verdict.what == "shift" else (verdict.offset, 0)
         found = 0
         for low, high in verdict.over:
@@ -177,6 +209,23 @@ class Engine:
             for flow in longest[: MOST_STREAMS // 8]:
                 self._retire(flow)
         self._files.flush()
+        for each in self._listeners:
+            each.settle()
+
+    def sweep(self, now: int) -> None:
+        """Ends what is over by then (ns) without a packet that says so: for live captures, whose streams would wait for
+        the end of all."""
+        if now - self._swept < SWEEP_NS:
+            return
+        self._swept = now
+        most = self._rules.most_idle
+        for flow in list(self._flows.values()):
+            idle = now - flow.last
+            bound = self._rules.udp_idle if flow.named.protocol == UDP else most
+            over = bool(bound) and idle > bound
+            if over or (flow.stream.closed and idle > SWEEP_NS):
+                self._retire(flow)
+        self.settle()
 
     def _retire(self, flow: Flow) -> None:
         """It is told, and nothing more is of it."""
@@ -187,15 +236,19 @@ class Engine:
             del self._flows[flow.key]
         self._files.close(flow.file)
         self._files.flush_one(flow.file)
-        self._ended(flow)
-
-    def _ended(self, flow: Flow) -> None:
         self.totals.bytes += flow.file.size
+        for each in self._listeners:
+            each.ended(flow)
+        other = flow.partner
+        if other and other.retired:  # nothing of them is kept by the other
+            flow.partner = other.partner = None
 
     def finish(self) -> Totals:
         """All streams that are open still end here."""
-        self._files.flush()
+        self.settle()
         for flow in sorted(self._flows.values(), key=lambda flow: flow.named.number):
             self._retire(flow)
         self._files.flush()
+        for each in self._listeners:
+            each.finish()
         return self.totals

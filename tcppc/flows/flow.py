@@ -10,14 +10,15 @@ from tcppc.flows.names import Named
 from tcppc.flows.stream import Stream
 from tcppc.flows.stream_files import Pieces, StreamFile
 
-Key = tuple[bytes, int, bytes, int, int]  # source, port, destination, port, VLAN (-1: none)
+# Source, port, destination, port, VLAN (-1: none), IP protocol.
+Key = tuple[bytes, int, bytes, int, int, int]
 
 
 class Run(NamedTuple):
     """Segments of one stream, each where the one before it ended: a single one, or many. `first` and `last` are the
-    instants (ns) of the first and the last packet, `seq` is the first one's, `flags` all of theirs (a SYN is the first
-    one's, FIN and RST are the last one's), `size` the payload as sent and `data` as captured; `sent` and `captured` are
-    bytes of whole frames. `macs` are the first packet's, destination and source, or empty."""
+    instants (ns) of the first and the last packet, `seq` is the first one's, `flags` all of theirs (SYN and ACK are the
+    first one's, FIN and RST the last one's), `size` the payload as sent and `data` as captured; `sent` and `captured`
+    are bytes of whole frames. `macs` are the first packet's, destination and source, or empty."""
 
     packets: int
     first: int
@@ -47,8 +48,10 @@ class Flow:
     captured: int = 0
     conflicts: int = 0  # bytes that came again and were others
     retired: bool = False
+    asks: bool = True  # is it the side that began the connection, as far as was seen?
+    partner: Flow | None = None  # the connection's other direction
 
     @property
     def key(self) -> Key:
         named = self.named
-        return named.src, named.sport, named.dst, named.dport, named.vlan
+        return named.src, named.sport, named.dst, named.dport, named.vlan, named.protocol

@@ -8,8 +8,11 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache
 from typing import NamedTuple
+
+from tcppc.protocols.packet import TCP
 
 DEFAULT = "%A.%a-%B.%b%V%v%C%c"
 # What each letter of -F puts before the name.
@@ -38,6 +41,7 @@ class Named(NamedTuple):
     pair: int = 0
     src_mac: bytes = b""
     dst_mac: bytes = b""
+    protocol: int = TCP
 
 
 class TemplateError(ValueError):
@@ -97,7 +101,7 @@ class Template:
 
     def __init__(self, template: str = DEFAULT, letters: str = "") -> None:
         self.no_files = "X" in letters
-        self.md5 = "M" in letters
+        self._suffix = ""
         self._always = "c" in letters
         self._is_default = template == DEFAULT and not set(letters) & set(LETTERS)
         self.tells_streams_apart = all(code in template for code in ("%A", "%a", "%B", "%b"))
@@ -111,13 +115,22 @@ class Template:
         if "%c" not in template.replace("%%", ""):  # without a counter, two streams of one name would be one file
             self._pieces += _parse("%C%c", template)
 
+    def with_suffix(self, suffix: str) -> Template:
+        """The same names, with something behind each."""
+        found = copy(self)
+        found._suffix, found.no_files = suffix, False
+        return found
+
     def path(self, named: Named, count: int = 0) -> str:
         """Relative to the output folder. `count` is how many streams had this name before."""
         shown = count + 1 if self._always else count
+        suffix = self._suffix if named.protocol == TCP else f".udp{self._suffix}"
         if self._is_default:  # three times as fast as what follows
             vlan, counted = f"--{named.vlan}" if named.vlan >= 0 else "", f"c{shown}" if shown else ""
-            return f"{address(named.src)}.{named.sport:05d}-{address(named.dst)}.{named.dport:05d}{vlan}{counted}"
-        return "".join([piece if isinstance(piece, str) else piece(named, shown) for piece in self._pieces])
+            return (
+                f"{address(named.src)}.{named.sport:05d}-{address(named.dst)}.{named.dport:05d}{vlan}{counted}{suffix}"
+            )
+        return "".join([piece if isinstance(piece, str) else piece(named, shown) for piece in self._pieces]) + suffix
 
 
 def _before(letter: str) -> list[str | Callable[[Named, int], str]]:

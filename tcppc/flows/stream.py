@@ -153,6 +153,14 @@ class Stream:
             self.gaps_forgotten += 1
         return tuple(over)
 
+    def append(self, size: int) -> int:
+        """For what has no sequence numbers: `size` bytes behind all others; returns where that is."""
+        at = self._next
+        self._next += size
+        if size:
+            self._came(at, self._next)
+        return at
+
     def _end(self, segment: Segment, offset: int) -> None:
         """Does the stream end with it?"""
         if segment.flags & RST:
@@ -161,6 +169,11 @@ class Stream:
             self._fin = offset + segment.sent
         if self._fin >= 0 and self.seen >= self._fin:
             self.closed = True
+
+    @property
+    def size(self) -> int:
+        """Bytes from the first one to behind the last, with the gaps."""
+        return self._have[-1][1] if self._have else 0
 
     @property
     def gaps(self) -> list[tuple[int, int]]:

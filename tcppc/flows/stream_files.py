@@ -10,7 +10,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -25,6 +25,11 @@ _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _unseen(path: str, flags: int) -> int:
+    """Reading leaves the times as they are."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOATIME)
 
 
 class Pieces(NamedTuple):
@@ -198,6 +203,19 @@ class StreamFiles:
 
     def path(self, file: StreamFile) -> str:
         return f"{self.folder}/{self.name(file)}"
+
+    def shown(self, name: str) -> str:
+        """With the folder before it, as tcpflow shows names: but for the folder where one is."""
+        return name if self.folder == "." else f"{self.folder}/{name}"
+
+    def content(self, file: StreamFile) -> Iterator[bytes]:
+        """All that stands in it, in parts."""
+        self.flush_one(file)
+        if file.count < 0:
+            return
+        with open(self.path(file), "rb", buffering=0, opener=_unseen) as stored:
+            while part := stored.read(_COPY_BYTES):
+                yield part
 
     def name(self, file: StreamFile) -> str:
         """Relative to the folder; empty for a file that is not made."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 IPV4, IPV6 = 0x0800, 0x86DD
 VLAN = (0x8100, 0x88A8)
+TCP, UDP = 6, 17  # IANA's protocol numbers
 MOST_TAGS = 3
 MOST_EXTENSIONS = 32
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))

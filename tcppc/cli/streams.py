@@ -1,0 +1,239 @@
+"""`tcppc flows`, behind its flags: sources, engine and listeners put together, and run."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError
+from tcppc.cli.progress import Progress
+from tcppc.flows import helper, libpcap, report, sources
+from tcppc.flows.capture_files import CaptureError
+from tcppc.flows.capture_writer import Kept, Writer
+from tcppc.flows.console import Console, Form, InOrder
+from tcppc.flows.engine import UDP_IDLE_NS, Engine, Rules
+from tcppc.flows.findx import Findx
+from tcppc.flows.flow import Flow
+from tcppc.flows.listener import Listener
+from tcppc.flows.names import Template
+from tcppc.flows.packets import Reading, Totals
+from tcppc.flows.report import Report
+from tcppc.flows.sources import Source, Stop
+from tcppc.flows.stream_files import StreamFiles
+from tcppc.values import duration
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the flags say, checked. `report` is None for report.xml in the folder, empty for none."""
+
+    captures: Sequence[str]
+    template: Template
+    after: Sequence[str] = ()
+    interface: str = ""
+    promiscuous: bool = True
+    user: str = ""
+    udp: bool = False
+    tunnels: bool = False
+    checksums: bool = False
+    expression: str = ""
+    folder: str = "."
+    most_bytes: int = -1
+    most_seek: int = 0
+    most_open: int = 0
+    index: bool = False
+    keep: bool = False
+    unhandled: str = ""
+    json: str = ""
+    report: str | None = None
+    hashes: Sequence[str] = ()
+    scanners: Sequence[str] = ()
+    inflate: bool = True
+    console: Form | None = None
+    in_order: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+    quiet: bool = False
+    verbose: bool = False
+
+
+class _Run:
+    """One of them. The first source is open before rights are given up, and all files are made behind that."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self.code = Exit.DONE
+        self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
+        self._first = _open_first(wanted.captures)
+        self._live = None if wanted.captures or wanted.after else self._listen()
+        if wanted.user:
+            _become(wanted.user)
+        rules = Rules(
+            wanted.most_seek,
+            wanted.most_bytes,
+            self._nanoseconds("tcp_timeout", 0),
+            self._nanoseconds("udp_timeout", UDP_IDLE_NS),
+        )
+        self._files = StreamFiles(wanted.folder, wanted.template, wanted.most_open, helper.of_use())
+        self._writer = Writer(open(wanted.unhandled, "wb")) if wanted.unhandled else None  # noqa: SIM115 - it closes it
+        reading = Reading(wanted.udp, wanted.tunnels, wanted.checksums, self._writer)
+        self._totals = Totals()
+        self._report_name = ""
+        self._engine = Engine(self._files, wanted.template, rules, reading, self._listeners(), self._totals)
+
+    def _nanoseconds(self, name: str, default: int) -> int:
+        if name not in self._wanted.settings:
+            return default
+        try:
+            return int(duration(0, 1e9)(self._wanted.settings[name]) * 10**9)
+        except ValueError as problem:
+            raise UsageError(f"-S {name}: expected {problem}") from None
+
+    def _listen(self) -> libpcap.Live:
+        wanted = self._wanted
+        interface = wanted.interface or libpcap.default_interface()
+        live = libpcap.Live(interface, wanted.promiscuous, wanted.expression)
+        if not wanted.quiet:
+            print(f"{PROGRAM}: listening on {interface}", file=sys.stderr, flush=True)
+        return live
+
+    def _listeners(self) -> list[Listener]:
+        """The report comes last: it tells what the others found."""
+        wanted = self._wanted
+        found: list[Listener] = []
+        if wanted.console:
+            kind = InOrder if wanted.in_order else Console
+            found.append(kind(sys.stdout.buffer, wanted.console, self._shown_name))
+        if wanted.keep:
+            found.append(Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open))
+        if wanted.index and not wanted.template.no_files:
+            found.append(Findx(self._files))
+        if told := self._report():
+            found.append(told)
+        return found
+
+    def _shown_name(self, flow: Flow) -> str:
+        return self._files.shown(self._wanted.template.path(flow.named))
+
+    def _report(self) -> Report | None:
+        wanted = self._wanted
+        if wanted.settings.get("enable_report", "").upper() == "NO" or wanted.report == "":
+            return None
+        name = wanted.report or os.path.join(wanted.folder, report.NAME)
+        file = sys.stdout if name == "-" else _new(name)
+        if name != "-" and not wanted.quiet:
+            print(f"reportfilename: {name}", file=sys.stderr)
+        captures = [*wanted.captures, *wanted.after]
+        return Report(file, self._files, self._totals, captures, wanted.hashes)
+
+    def run(self) -> Exit:
+        stop, begun = Stop(), time.monotonic()
+        names = [*self._wanted.captures, *self._wanted.after]
+        progress = Progress("packets to streams", sum(os.path.getsize(name) for name in names if os.path.isfile(name)))
+        try:
+            if self._live:
+                self._hear(self._live, stop)
+            for number, name in enumerate(names):
+                if stop.wanted:
+                    break
+                self._engine.begins = number < len(self._wanted.captures)
+                self._read(name, self._first if number == 0 else None, progress, stop)
+        except KeyboardInterrupt:  # what is done is kept
+            stop.wanted = True
+        finally:
+            self._engine.finish()
+            progress.done()
+            if self._writer:
+                self._writer.close()
+        if stop.wanted and not self._live:
+            _tell("stopped before the end of the captures; what was read is written")
+            self.code = Exit.FAILED
+        if not self._wanted.quiet:
+            print(self._summary(time.monotonic() - begun), file=sys.stderr)
+        return self.code
+
+    def _read(self, name: str, source: Source | None, progress: Progress, stop: Stop) -> None:
+        """One capture; what is wrong with it costs the others nothing."""
+        before = self._totals.packets
+        try:
+            (source or _open(name)).read(self._engine, self._filter, progress, stop)
+        except (CaptureError, libpcap.PcapError) as problem:
+            progress.done()
+            _tell(str(problem))
+            self.code = Exit.FAILED
+        if self._wanted.verbose:
+            progress.done()
+            _tell(f"{name}: {self._totals.packets - before} packets; {self._engine.open_now} streams are remembered")
+
+    def _hear(self, live: libpcap.Live, stop: Stop) -> None:
+        sources.listen(live, self._engine, stop)
+        if not stop.wanted:
+            _tell(f"the interface ended: {live.why_it_ended()}")
+            self.code = Exit.FAILED
+        if lost := live.lost():
+            _tell(f"{lost} packets came too fast and were lost: an expression, or a faster disk, would help")
+        live.close()
+
+    def _summary(self, seconds: float) -> str:
+        totals = self._totals
+        said = f"{totals.packets} packets, {totals.streams} streams, {totals.bytes} bytes in {seconds:.1f} s"
+        passed = [f"{count} {why}" for why, count in sorted(totals.passed_over.items())]
+        if totals.wrong_checksums:
+            said += f"; {totals.wrong_checksums} packets with wrong checksums"
+        if self._writer and self._writer.left_out:
+            said += f"; {self._writer.left_out} packets of another link type are not in {self._wanted.unhandled}"
+        return f"{said}; passed over: {', '.join(passed)}" if passed else said
+
+
+def run(wanted: Wanted) -> Exit:
+    """UsageError where it cannot begin."""
+    try:
+        return _Run(wanted).run()
+    except libpcap.PcapError as problem:
+        raise UsageError(str(problem)) from None
+
+
+def _tell(text: str) -> None:
+    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
+
+
+def _open(name: str) -> Source:
+    try:
+        return Source(name)
+    except OSError as problem:
+        raise CaptureError(f"{name}: cannot be read: {problem.strerror}") from None
+
+
+def _open_first(names: Sequence[str]) -> Source | None:
+    """What is wrong with it is said in its turn."""
+    try:
+        return _open(names[0]) if names else None
+    except CaptureError:
+        return None
+
+
+def _new(name: str) -> IO[str]:
+    """A file of ours, in place of an older one of that name; a link is not followed."""
+    parent = os.path.dirname(name)
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(name, "w", encoding="utf-8", opener=lambda path, _: os.open(path, flags, 0o644))
+
+
+def _become(name: str) -> None:
+    """That user for good, with that user's groups."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise UsageError(f"-U {name!r}: there is no such user") from None
+    try:
+        os.initgroups(name, user.pw_gid)
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    except PermissionError:
+        raise UsageError(f"-U {name!r}: only root can become another user") from None

@@ -1,0 +1,206 @@
+"""The report: DFXML, a fileobject a stream, written as the streams end.
+
+The form is that of the DFXML schema 2.0.0 (dfxml-working-group/dfxml_schema); what tcpflow tells of a stream besides
+stands in its own namespace, with its own names, of which `startime` is spelled so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import platform
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from typing import IO
+from xml.sax.saxutils import escape, quoteattr
+
+from tcppc import __version__
+from tcppc.flows.flow import Flow
+from tcppc.flows.listener import Listener
+from tcppc.flows.packets import Totals, shown
+from tcppc.flows.stream_files import StreamFiles
+from tcppc.protocols.packet import TCP
+
+NAME = "report.xml"
+HASHES = ("md5", "sha1", "sha256", "sha512")
+MOST_GAPS_TOLD = 1000  # of one stream, one by one; all are counted
+_BEGIN = f"""\
+<?xml version='1.0' encoding='UTF-8'?>
+<dfxml xmlns='http://www.forensicswiki.org/wiki/Category:Digital_Forensics_XML' \
+xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:tcpflow='http://afflib.org/tcpflow/' version='2.0.0'>
+  <metadata>
+    <dc:type>Feature Extraction</dc:type>
+  </metadata>
+  <creator>
+    <program>tcppc</program>
+    <version>{__version__}</version>
+"""
+_LIBRARIES = ("numpy", "h11", "brotli", "zstandard")
+_CONTROL = {code: "\ufffd" for code in [*range(32), 0x7F, 0xFFFE, 0xFFFF] if code not in (9, 10, 13)}
+
+
+def text(value: str) -> str:
+    """As XML 1.0 takes it: without control characters and halves of characters."""
+    return escape(value.encode("utf-8", "replace").decode().translate(_CONTROL))
+
+
+def attribute(value: str) -> str:
+    return quoteattr(value.encode("utf-8", "replace").decode().translate(_CONTROL))
+
+
+def stamp(instant: int) -> str:
+    """xs:dateTime, with as many digits as the instant (ns) has: none, six or nine."""
+    seconds, rest = divmod(instant, 10**9)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    if not rest:
+        return f"{whole}Z"
+    return f"{whole}.{rest // 1000:06d}Z" if rest % 1000 == 0 else f"{whole}.{rest:09d}Z"
+
+
+class Report(Listener):
+    """Of the streams in `files`, to `file`. `results` gives what plug-ins found in a stream, as elements."""
+
+    def __init__(
+        self,
+        file: IO[str],
+        files: StreamFiles,
+        totals: Totals,
+        captures: Sequence[str],
+        hashes: Sequence[str] = (),
+        results: Callable[[Flow], str] = lambda flow: "",
+    ) -> None:
+        self._file = file
+        self._files = files
+        self._totals = totals
+        self._hashes = hashes
+        self._results = results
+        self._begun = time.monotonic()
+        file.write(_BEGIN + _environment() + _sources(captures))
+
+    def settle(self) -> None:
+        self._file.flush()
+
+    def ended(self, flow: Flow) -> None:
+        name = self._files.name(flow.file)
+        shown_name = f"    <filename>{text(self._files.shown(name))}</filename>\n" if name else ""
+        hashes = "".join(digests(self._files.content(flow.file), self._hashes)) if name and self._hashes else ""
+        self._file.write(
+            f"  <fileobject>\n{shown_name}    <filesize>{flow.stream.size}</filesize>\n{hashes}{_told(flow)}"
+            f"{self._results(flow)}  </fileobject>\n"
+        )
+
+    def part(self, flow: Flow, name: str, content: Iterable[bytes], size: int, offset: int, length: int) -> None:
+        """A file that was made of `length` bytes of a stream, from `offset` on."""
+        stream = self._files.name(flow.file)
+        hashes = "".join(digests(content, self._hashes)) if self._hashes else ""
+        self._file.write(
+            f"  <fileobject>\n    <filename>{text(self._files.shown(name))}</filename>\n"
+            f"    <filesize>{size}</filesize>\n    <byte_runs><byte_run file_offset='{offset}' len='{length}'"
+            f" tcpflow:of={attribute(self._files.shown(stream))}/></byte_runs>\n{hashes}  </fileobject>\n"
+        )
+
+    def finish(self) -> None:
+        self._file.write(_usage(time.monotonic() - self._begun))
+        totals = self._totals
+        numbers = {
+            "max_open_flows": totals.most_open, "total_flows": totals.streams, "total_packets": totals.packets,
+            "total_bytes": totals.bytes,
+        }  # fmt: skip
+        if totals.wrong_checksums:
+            numbers["wrong_checksums"] = totals.wrong_checksums
+        for tag, number in numbers.items():
+            self._file.write(f"  <tcpflow:{tag}>{number}</tcpflow:{tag}>\n")
+        for why, number in sorted(totals.passed_over.items()):
+            self._file.write(f"  <tcpflow:passed_over packets='{number}' why={attribute(why)}/>\n")
+        self._file.write("</dfxml>\n")
+        self._file.flush()
+        if self._file is not sys.stdout:
+            self._file.close()
+
+
+def digests(parts: Iterable[bytes], names: Sequence[str]) -> list[str]:
+    """An element a hash of what the parts are together."""
+    made = [hashlib.new(name, usedforsecurity=False) for name in names]
+    for part in parts:
+        for each in made:
+            each.update(part)
+    return [
+        f"    <hashdigest type='{name.upper()}'>{each.hexdigest()}</hashdigest>\n"
+        for name, each in zip(names, made, strict=True)
+    ]
+
+
+def _told(flow: Flow) -> str:
+    """What there is to say of it beside its bytes."""
+    named, stream = flow.named, flow.stream
+    pieces = [f"    <tcpflow:tcpflow startime='{stamp(flow.first)}' endtime='{stamp(flow.last)}'"]
+    if named.dst_mac:
+        pieces.append(f" mac_daddr='{named.dst_mac.hex(':')}'")
+    if named.src_mac:
+        pieces.append(f" mac_saddr='{named.src_mac.hex(':')}'")
+    family = 2 if len(named.src) == 4 else 10
+    pieces.append(
+        f" family='{family}' src_ipn='{shown(named.src)}' dst_ipn='{shown(named.dst)}' srcport='{named.sport}'"
+        f" dstport='{named.dport}' packets='{flow.packets}'"
+    )
+    gaps = stream.gaps
+    counts = {
+        "out_of_order_count": stream.out_of_order, "violations": stream.violations, "len": flow.sent,
+        "caplen": flow.captured if flow.captured != flow.sent else 0,
+        "protocol": named.protocol * (named.protocol != TCP),
+        "overlapping_bytes_that_differ": flow.conflicts, "gaps": len(gaps),
+        "gap_bytes": sum(size for _, size in gaps), "gaps_forgotten": stream.gaps_forgotten,
+    }  # fmt: skip
+    pieces += [f" {name}='{number}'" for name, number in counts.items() if number]
+    if named.vlan >= 0:
+        pieces.append(f" vlan='{named.vlan}'")
+    pieces.append(f" connection='{named.pair}'")
+    if not gaps:
+        return "".join([*pieces, "/>\n"])
+    told = [f"      <tcpflow:gap offset='{at}' len='{size}'/>\n" for at, size in gaps[:MOST_GAPS_TOLD]]
+    return "".join([*pieces, ">\n", *told, "    </tcpflow:tcpflow>\n"])
+
+
+def _environment() -> str:
+    """What made it, and where."""
+    found = ["    <build_environment>\n", f"      <compiler>{text(platform.python_compiler())}</compiler>\n"]
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"      <library name='{name}' version={attribute(metadata.version(name))}/>\n")
+    found.append("    </build_environment>\n    <execution_environment>\n")
+    system = platform.uname()
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = ""  # a number without a name, as containers have it
+    facts = {
+        "os_sysname": system.system, "os_release": system.release, "os_version": system.version,
+        "host": socket.gethostname(), "arch": system.machine, "command_line": " ".join(sys.argv),
+        "uid": str(os.getuid()), "username": user, "start_time": stamp(int(time.time()) * 10**9),
+    }  # fmt: skip
+    found += [f"      <{name}>{text(value)}</{name}>\n" for name, value in facts.items()]
+    found.append("    </execution_environment>\n")
+    found.append(f"    <library name='Python' version='{platform.python_version()}'/>\n  </creator>\n")
+    return "".join(found)
+
+
+def _sources(names: Sequence[str]) -> str:
+    inner = "".join(f"<image_filename>{text(name)}</image_filename>" for name in names)
+    return f"  <source>{inner}</source>\n"
+
+
+def _usage(seconds: float) -> str:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    numbers = {
+        "utime": f"{used.ru_utime:.6f}", "stime": f"{used.ru_stime:.6f}", "maxrss": used.ru_maxrss,
+        "minflt": used.ru_minflt, "majflt": used.ru_majflt, "nswap": used.ru_nswap, "inblock": used.ru_inblock,
+        "oublock": used.ru_oublock, "clocktime": f"{seconds:.6f}",
+    }  # fmt: skip
+    inner = "".join(f"    <{name}>{value}</{name}>\n" for name, value in numbers.items())
+    return f"  <rusage>\n{inner}  </rusage>\n"

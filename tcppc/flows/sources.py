@@ -1,0 +1,114 @@
+"""Where packets come from: capture files, standard input, an interface."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import IO
+
+from tcppc.flows import capture_files
+from tcppc.flows.capture_files import CaptureError, Packet
+from tcppc.flows.engine import Engine
+from tcppc.flows.libpcap import Filter, Live
+
+# Below, packet by packet is done before numpy has started.
+WORTH_BYTES = 4 << 20
+LOOK_PACKETS = 1024  # between two looks at the clock and at who wants to stop
+STANDARD_INPUT = "standard input"
+Progress = Callable[[int], None]
+
+
+class Stop:
+    """Wanted by SIGINT or SIGTERM: what is being done is finished first, unless it waits for somebody."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.waiting = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        again, self.wanted = self.wanted, True
+        if self.waiting or again:
+            raise KeyboardInterrupt
+
+
+class Source:
+    """A capture that is open."""
+
+    def __init__(self, name: str) -> None:
+        """OSError where it cannot be read."""
+        self.name = STANDARD_INPUT if name == "-" else name
+        self.file: IO[bytes] = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - `read` does
+        self.is_file = stat.S_ISREG(os.fstat(self.file.fileno()).st_mode)
+        self.size = os.fstat(self.file.fileno()).st_size if self.is_file else 0
+
+    def read(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
+        """All of it. CaptureError where the rest cannot be read, with all before that done."""
+        try:
+            if self._at_once(engine):
+                from tcppc.flows import batches
+
+                batches.read(self.file, self.name, engine, wanted, progress, lambda: stop.wanted)
+            else:
+                self._one_by_one(engine, wanted, progress, stop)
+        finally:
+            if self.file is not sys.stdin.buffer:
+                self.file.close()
+
+    def _at_once(self, engine: Engine) -> bool:
+        """Is it a plain file that is worth numpy's start, where that is installed?"""
+        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES or self.file.tell():
+            return False
+        try:
+            from tcppc.flows import batches
+        except ImportError:
+            return False
+        head = self.file.peek(24)[:24] if isinstance(self.file, io.BufferedReader) else b""
+        return batches.fits(head)
+
+    def _one_by_one(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
+        try:
+            packets = capture_files.packets(capture_files.unpacked(self.file, self.name), self.name)
+            done = 0
+            for number, packet in enumerate(_watched(packets, stop) if not self.is_file else packets):
+                if wanted is None or wanted(packet):
+                    engine.packet(packet)
+                if number % LOOK_PACKETS == 0:
+                    now = self.file.tell() if self.is_file else 0
+                    progress(now - done)
+                    done = now
+                    if stop.wanted:
+                        return
+        except OSError as problem:
+            if problem.filename:  # the output's
+                raise
+            raise CaptureError(f"{self.name}: cannot be read: {problem.strerror}") from None
+
+
+def _watched(packets: Iterator[Packet], stop: Stop) -> Iterator[Packet]:
+    """The same packets; who wants to stop need not wait for the next one."""
+    while True:
+        stop.waiting = True
+        packet = next(packets, None)
+        stop.waiting = False
+        if packet is None:
+            return
+        yield packet
+
+
+def listen(live: Live, engine: Engine, stop: Stop) -> None:
+    """Packets of an interface until somebody wants to stop."""
+    for number, packet in enumerate(live):
+        if stop.wanted:
+            return
+        if packet:
+            engine.packet(packet)
+        if packet is None or number % LOOK_PACKETS == 0:
+            engine.sweep(time.time_ns())
