@@ -20,7 +20,7 @@ from tcppc.flows.engine import Engine, Rules
 from tcppc.flows.names import Template
 from tcppc.flows.packets import Totals
 from tcppc.flows.stream_files import StreamFiles
-from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tests.captures import ACK, PSH, SYN, enhanced, interface, option, pcap, section, tcp_packet
 from tests.harness import tcppc
 
 CLIENT, SERVER = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")
@@ -143,6 +143,64 @@ def test_no_byte_is_written_from_b_on(tmp_path: Path) -> None:
     capture.write_bytes(pcap(frames(*STORIES["out of order"])))
     flows(capture, tmp_path / "out", most_bytes=6)
     assert contents(tmp_path / "out") == {NAME: b"aaaabb"}
+
+
+def test_a_gap_in_front_is_zeros_and_takes_no_room(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(pcap(frames((5000, b"cccccccc", DATA), (4990, b"aa", DATA))))
+    flows(capture, tmp_path / "out")
+    assert contents(tmp_path / "out") == {NAME: b"aa" + bytes(8) + b"cccccccc"}
+    far, begin = (16 << 20) - 16, 1 << 30
+    segments = [(begin, b"xx", DATA)] + [(begin + number * far, b"xx", DATA) for number in range(1, 64)]
+    segments += [(begin + number * far + 8, b"xx", DATA) for number in range(63, -1, -1)]
+    segments += [(begin - number * 3, b"zz", DATA) for number in range(1, 4)]
+    capture.write_bytes(pcap(frames(*segments, sport=1001)))
+    flows(capture, tmp_path / "far")
+    (path,) = (tmp_path / "far").iterdir()
+    assert path.stat().st_size == 63 * far + 10 + 9
+    assert path.stat().st_blocks * 512 < 4 << 20
+
+
+def test_shifts_are_bounded(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    segments = [((1 << 20) - number * 10, b"0123456789", DATA) for number in range(1000)]
+    capture.write_bytes(pcap(frames(*segments)))
+    totals = flows(capture, tmp_path / "out")
+    assert totals.bytes == 10_000
+    assert 10 < totals.streams < 20  # one, and a new one after so many
+
+
+def test_more_files_than_descriptors(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    story = [frame for number in range(200) for frame in frames(*STORIES["in order"][:3], sport=1000 + number)]
+    capture.write_bytes(pcap(sorted(story)))
+    done = subprocess.run(
+        ["prlimit", "--nofile=40", sys.executable, "-m", "tcppc", "flows", "-q", "-f", "1000", "-r", str(capture), "-o",
+         str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(contents(tmp_path / "out").values()) == {b"aaaabbbb"}
+    assert len(contents(tmp_path / "out")) == 200
+
+
+def test_a_time_that_no_clock_has(tmp_path: Path) -> None:
+    (frame,) = [frame for _, frame in frames((101, b"x", DATA))]
+    seconds = interface(options=option("<", 9, b"\0"))
+    (tmp_path / "a.pcapng").write_bytes(section() + seconds + enhanced(frame, (1 << 64) - 1))
+    done = tcppc("flows", "-q", "-FT", "-r", str(tmp_path / "a.pcapng"), "-o", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(contents(tmp_path / "out")) == [f"9999-12-31T23:59:59Z{NAME}"]
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_bytes(
+        pcap(frames((100, b"", SYN), *((101 + n * 1000, bytes(1000), DATA) for n in range(99))))
+    )
+    words = [sys.executable, "-m", "tcppc", "flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(["prlimit", "--fsize=50000", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"tcppc: {tmp_path}/out/{NAME}: File too large\n"
 
 
 def test_what_is_no_tcp_is_counted(tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ NO_FILE_OF_ITS_OWN = {
     "streams": "test_engine_of_flows",
     "flow": "test_engine_of_flows",
     "listener": "test_engine_of_flows",
-    "helper": "test_batches",
     "packets": "test_engine_of_flows",
     "sources": "test_flows",
     "libpcap": "test_flows",

@@ -145,8 +145,8 @@ class _Run:
         except KeyboardInterrupt:  # what is done is kept
             stop.wanted = True
         finally:
-            self._engine.finish()
             progress.done()
+            self._engine.finish()
             if self._writer:
                 self._writer.close()
         if stop.wanted and not self._live:

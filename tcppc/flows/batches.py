@@ -40,7 +40,7 @@ def fits(head: bytes) -> bool:
     if len(head) < _HEADER or head[:4] not in _ORDERS:
         return False
     order, _ = _ORDERS[head[:4]]
-    return bool(struct.unpack_from(f"{order}I", head, 20)[0] & 0x0FFFFFFF == 1)
+    return bool(struct.unpack_from(f"{order}I", head, 20)[0] & 0xFFFF == 1)
 
 
 def read(
@@ -52,22 +52,23 @@ def read(
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """The whole file, or until it is `stopped`. CaptureError where it is damaged, with all before that done."""
-    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
-        memory.madvise(mmap.MADV_SEQUENTIAL)
-        order, nanoseconds = _ORDERS[memory[:4]]
-        at = _HEADER
-        while at < len(memory) and not stopped():
-            offsets, after, problem = _walk(memory, at, order)
-            if wanted:
-                offsets = _filtered(memory, offsets, order, wanted)
-            if offsets:
-                _window(memory, np.array(offsets, np.int64), order, nanoseconds, engine)
-            if problem:
-                raise CaptureError(f"{name}: at byte {after}: {problem}")
-            # What is done is given back: else the file's pages would all count as ours.
-            memory.madvise(mmap.MADV_DONTNEED, 0, after // mmap.PAGESIZE * mmap.PAGESIZE)
-            progress(after - at)
-            at = after
+    memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    # It goes with the last that looks into it: where something went wrong, that is written behind this.
+    memory.madvise(mmap.MADV_SEQUENTIAL)
+    order, nanoseconds = _ORDERS[memory[:4]]
+    at = _HEADER
+    while at < len(memory) and not stopped():
+        offsets, after, problem = _walk(memory, at, order)
+        if wanted:
+            offsets = _filtered(memory, offsets, order, wanted)
+        if offsets:
+            _window(memory, np.array(offsets, np.int64), order, nanoseconds, engine)
+        if problem:
+            raise CaptureError(f"{name}: at byte {after}: {problem}")
+        # What is done is given back: else the file's pages would all count as ours.
+        memory.madvise(mmap.MADV_DONTNEED, 0, after // mmap.PAGESIZE * mmap.PAGESIZE)
+        progress(after - at)
+        at = after
 
 
 def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[list[int], int, str]:

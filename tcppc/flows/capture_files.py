@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 
 MOST_PACKET = 1 << 20  # bytes of one packet, or of a block of pcapng
 MOST_INTERFACES = 1 << 16
+LATEST = 253_402_300_799 * 10**9  # the end of year 9999: no later one can be written, nor given to a file
 _PCAP = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
@@ -120,7 +121,7 @@ class _Reader:
 
 def _pcap(reader: _Reader, order: str, nanoseconds: int) -> Iterator[Packet]:
     _, _, _, _, _, link = struct.unpack(f"{order}HHiIII", reader.take(20, "the file's header"))
-    link &= 0x0FFFFFFF  # the upper bits tell of a frame check sequence
+    link &= 0xFFFF  # the upper bits tell of a frame check sequence
     head = struct.Struct(f"{order}IIII")
     while raw := reader.maybe(16):
         if len(raw) < 16:
@@ -202,4 +203,4 @@ def _packet(order: str, kind: int, body: bytes, interfaces: list[_Interface]) ->
     of = interfaces[number]
     ticks = high << 32 | low
     instant = of.offset * 1_000_000_000 + ticks * 1_000_000_000 // of.per_second
-    return Packet(max(0, instant), of.link, max(size, captured), body[20 : 20 + captured])
+    return Packet(min(max(0, instant), LATEST), of.link, max(size, captured), body[20 : 20 + captured])

@@ -7,6 +7,7 @@ fragment may be the only one of a million: both are bounded.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,9 +18,14 @@ MOST_DATAGRAMS = 4096  # that lack fragments, at once; the oldest go first
 MOST_WAITING_BYTES = 64 << 20
 MOST_DATAGRAM = 65535 + 40
 MOST_EXTENSIONS = 32
+PIECE_COST = 200  # bytes of memory that a piece takes beside its own
+TIMEOUT_NS = 60 * 10**9  # RFC 8200 §4.5: what has not come by then is of no use
 _EXTENSIONS = {0, 43, 60, 135, 139, 140}
 _FRAGMENT, _AUTHENTICATION = 44, 51
 _IP4 = struct.Struct("!BxHHHxBxx4s4s").unpack_from
+
+
+_Key = tuple[int, bytes, bytes, int, int]
 
 
 class Datagram(NamedTuple):
@@ -101,10 +107,18 @@ def _piece(key: tuple[bytes, bytes, int, int], offset: int, more: bool, data: by
 
 @dataclass
 class _Waiting:
-    pieces: dict[int, bytes] = field(default_factory=dict)
+    """A datagram that lacks pieces. `offsets` are in order, `ends` where each piece's bytes end."""
+
+    since: int
+    offsets: list[int] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
     size: int = 0  # bytes that came
     end: int = -1  # of the whole, once the last piece came
     bad: bool = False  # pieces overlapped
+
+    @property
+    def cost(self) -> int:
+        return self.size + PIECE_COST * len(self.pieces)
 
 
 class Fragments:
@@ -116,49 +130,92 @@ class Fragments:
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._waiting: OrderedDict[tuple[bytes, bytes, int, int], _Waiting] = OrderedDict()
+        self._waiting: OrderedDict[_Key, _Waiting] = OrderedDict()
 
-    def add(self, piece: Fragment) -> Datagram | None:
-        """The datagram that is whole with this piece, if one is."""
-        waiting = self._waiting.setdefault(piece.key, _Waiting())
-        if waiting.pieces.get(piece.offset) == piece.data:
-            return None  # the same again
-        if waiting.bad or self._overlaps(waiting, piece):
-            if not waiting.bad:
-                self.overlapping += 1
-            self._bytes -= waiting.size
-            self._waiting[piece.key] = _Waiting(bad=True)
+    def add(self, piece: Fragment, instant: int = 0, vlan: int = -1) -> Datagram | None:
+        """The datagram that is whole with this piece, if one is. `instant` (ns) is when it was captured; pieces of
+        different VLANs are of different datagrams."""
+        if not piece.data:
+            return None
+        key = (vlan, *piece.key)
+        waiting = self._waiting.get(key)
+        if waiting and abs(instant - waiting.since) > TIMEOUT_NS:
+            self._forget(key)
+            waiting = None
+        if waiting is None:
+            waiting = self._waiting[key] = _Waiting(instant)
+        place = bisect_left(waiting.offsets, piece.offset)
+        if place < len(waiting.offsets) and waiting.offsets[place] == piece.offset:
+            if waiting.pieces[place] == piece.data:
+                return None  # the same again
+            waiting.bad = True
+        if waiting.bad or self._overlaps(waiting, piece, place):
+            self._spoil(waiting)
             self._bounded()
             return None
-        waiting.pieces[piece.offset] = piece.data
+        self._bytes -= waiting.cost
+        waiting.offsets.insert(place, piece.offset)
+        waiting.pieces.insert(place, piece.data)
         waiting.size += len(piece.data)
-        self._bytes += len(piece.data)
+        self._bytes += waiting.cost
         if not piece.more:
             waiting.end = piece.offset + len(piece.data)
         if waiting.end < 0 or waiting.size < waiting.end:
             self._bounded()
             return None
-        del self._waiting[piece.key]
-        self._bytes -= waiting.size
+        del self._waiting[key]
+        self._bytes -= waiting.cost
         src, dst, protocol, _ = piece.key
-        data = b"".join(waiting.pieces[offset] for offset in sorted(waiting.pieces))
-        return Datagram(src, dst, protocol, data, len(data))
+        return _whole(src, dst, protocol, b"".join(waiting.pieces))
 
     @staticmethod
-    def _overlaps(waiting: _Waiting, piece: Fragment) -> bool:
+    def _overlaps(waiting: _Waiting, piece: Fragment, place: int) -> bool:
+        """With those beside its place, or with what is known of the end."""
+        offsets, pieces = waiting.offsets, waiting.pieces
         low, high = piece.offset, piece.offset + len(piece.data)
         if waiting.end >= 0 and (high > waiting.end or not piece.more):
             return True
-        if not piece.more and any(offset + len(data) > high for offset, data in waiting.pieces.items()):
+        if not piece.more and offsets and offsets[-1] + len(pieces[-1]) > high:
             return True
-        return any(offset < high and low < offset + len(data) for offset, data in waiting.pieces.items())
+        if place and offsets[place - 1] + len(pieces[place - 1]) > low:
+            return True
+        return place < len(offsets) and offsets[place] < high
+
+    def _spoil(self, waiting: _Waiting) -> None:
+        """None of its pieces makes a datagram, nor one that comes yet (RFC 5722)."""
+        if waiting.pieces or not waiting.bad:
+            self.overlapping += 1
+        self._bytes -= waiting.cost
+        waiting.bad = True
+        waiting.offsets, waiting.pieces, waiting.size, waiting.end = [], [], 0, -1
+
+    def _forget(self, key: _Key) -> None:
+        waiting = self._waiting.pop(key)
+        self._bytes -= waiting.cost
+        self.lost += not waiting.bad
 
     def _bounded(self) -> None:
         while len(self._waiting) > self._most or self._bytes > self._most_bytes:
-            _, oldest = self._waiting.popitem(last=False)
-            self._bytes -= oldest.size
-            self.lost += 1
+            self._forget(next(iter(self._waiting)))
 
     def left(self) -> int:
         """Datagrams that never came whole."""
-        return self.lost + len(self._waiting)
+        return self.lost + sum(not waiting.bad for waiting in self._waiting.values())
+
+
+def _whole(src: bytes, dst: bytes, protocol: int, data: bytes) -> Datagram | None:
+    """What was put together; of IPv6, extension headers may stand before the payload there too."""
+    if len(src) == 4:
+        return Datagram(src, dst, protocol, data, len(data))
+    at = 0
+    try:
+        for _ in range(MOST_EXTENSIONS):
+            if protocol in _EXTENSIONS:
+                protocol, at = data[at], at + 8 + data[at + 1] * 8
+            elif protocol == _AUTHENTICATION:
+                protocol, at = data[at], at + 8 + data[at + 1] * 4
+            else:
+                break
+    except IndexError:
+        return None
+    return Datagram(src, dst, protocol, data[at:], len(data) - at) if at <= len(data) else None

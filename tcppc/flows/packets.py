@@ -60,7 +60,7 @@ class Parser:
         found: Datagram | Fragment | None = network.parse(frame.kind, packet.data[frame.at :])
         for _ in range(MOST_TUNNELS):
             if isinstance(found, Fragment):
-                found = self.fragments.add(found)
+                found = self.fragments.add(found, packet.instant, frame.vlan)
                 if found is None:
                     return None
             inner = tunnels.inner(found) if self._reading.tunnels and found else None

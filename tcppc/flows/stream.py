@@ -15,7 +15,9 @@ from tcppc.protocols.packet import FIN, RST, SYN
 
 MOST_SEEK = 16 << 20  # -m: a segment further away than this begins a new stream
 MOST_GAPS = 1 << 16  # of one stream, that are remembered
-MOST_SHIFTS = 256  # of one stream: each moves all of its file
+MOST_SHIFTS = 64  # of one stream: each moves all of its file
+MOST_MOVED_BYTES = 256 << 20  # by the shifts of one stream; the first one may be of more
+_GAP_COST = 4096  # bytes, that a gap makes of a move
 Range = tuple[int, int]  # from, to
 
 
@@ -66,6 +68,7 @@ class Stream:
     _syn: bool = False  # was its beginning seen? Then nothing comes before it
     _fin: int = -1  # offset of the end, once somebody told it
     _shifts: int = 0
+    _moved: int = 0  # bytes, by them
     _have: list[Range] = field(default_factory=list)  # that came, in order, none touching
 
     @staticmethod
@@ -115,12 +118,13 @@ class Stream:
         if offset < 0 and self._syn:
             self.violations += 1
             return IGNORE
-        if offset < 0 and self._shifts >= MOST_SHIFTS:
+        if offset < 0 and (self._shifts >= MOST_SHIFTS or self._moved > MOST_MOVED_BYTES):
             return NEW
         if offset < self._next and self.seen:
             self.out_of_order += 1
         if offset < 0:
             self._shifts += 1
+            self._moved += self.seen + len(self._have) * _GAP_COST
             self._base = (self._base or 0) + offset
             self._have = [(low - offset, high - offset) for low, high in self._have]
             self._next -= offset

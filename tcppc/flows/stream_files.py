@@ -6,7 +6,9 @@ that stands in the folder is written over or followed.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import time
 from bisect import bisect_left
 from collections import OrderedDict
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from tcppc.flows import moving
 from tcppc.flows.helper import Helper
 from tcppc.flows.names import Named, Template
 
@@ -21,6 +24,7 @@ MOST_OPEN = 200
 # What a file costs beside its bytes, in bytes, and what is worth another process.
 FILE_COST, WORTH_COST = 60_000, 32 << 20
 WAITED_SECONDS = 0.002
+_OTHER_DESCRIPTORS = 32
 _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -79,7 +83,8 @@ class StreamFiles:
         """`helped`: by a second process."""
         self.folder = folder
         self._template = template
-        self._most_open = max(1, most_open)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_open = max(1, min(most_open, soft - _OTHER_DESCRIPTORS))
         self._open: OrderedDict[StreamFile, None] = OrderedDict()
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
@@ -116,18 +121,21 @@ class StreamFiles:
         if not cost or cost[-1] < WORTH_COST:
             return 0
         count = bisect_left(cost, cost[-1] * (1 - self._own_share)) + 1
-        self._lent = waiting[:count]
-        self._helper.start(lambda: [self._written(file) for file in self._lent])
-        for file in self._lent:
+        lent = waiting[:count]
+        self._helper.start(lambda: [self._written(file) for file in lent])
+        self._lent = lent
+        for file in lent:
             file.lent, file.pending = True, []
+            if file.fd >= 0:  # it has its own, and sets the times when it has written
+                del self._open[file]
+                os.close(file.fd)
+                file.fd = -1
         return count
 
     def _written(self, file: StreamFile) -> int:
         """In the helper: what its name counts."""
-        was_open = file.fd >= 0
         self.flush_one(file)
-        if not was_open:
-            self._release(file)
+        self._release(file)
         return file.count
 
     def settle(self) -> None:
@@ -140,7 +148,7 @@ class StreamFiles:
             file.lent = False
             if file.count < 0:
                 self.took(file, count)
-            file.timed = file.fd < 0
+            file.timed = True
             if file.over:
                 self.close(file)
         waited = time.monotonic() - begun > WAITED_SECONDS
@@ -153,6 +161,15 @@ class StreamFiles:
         if not pending:
             return
         fd = self._descriptor(file)
+        try:
+            self._write_all(fd, pending)
+        except OSError as problem:
+            problem.filename = problem.filename or self.path(file)
+            raise
+        if file.over:
+            self.close(file)
+
+    def _write_all(self, fd: int, pending: list[tuple[int, Pieces]]) -> None:
         at = 0
         while at < len(pending):
             offset, pieces = pending[at]
@@ -165,8 +182,6 @@ class StreamFiles:
                 parts += more
                 at += 1
             self._write(fd, offset, parts)
-        if file.over:
-            self.close(file)
 
     @staticmethod
     def _write(fd: int, offset: int, parts: list[memoryview]) -> None:
@@ -184,7 +199,16 @@ class StreamFiles:
         if file.fd >= 0:
             self._open.move_to_end(file)
             return file.fd
-        file.fd = self._create(file) if file.count < 0 else os.open(self.path(file), _AGAIN)
+        while True:
+            try:
+                file.fd = self._create(file) if file.count < 0 else os.open(self.path(file), _AGAIN)
+                break
+            except OSError as problem:
+                if problem.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                    raise
+                self._most_open = max(1, len(self._open) // 2)
+                while len(self._open) > self._most_open:
+                    self._release(next(iter(self._open)))
         self._open[file] = None
         file.timed = False  # reading changes a file's times too
         if len(self._open) > self._most_open:
@@ -255,17 +279,12 @@ class StreamFiles:
         self.flush_one(file)
         if not file.size:
             return
-        fd, at = self._descriptor(file), file.size
-        while at > 0:
-            size = min(_COPY_BYTES, at)
-            at -= size
-            data = os.pread(fd, size, at)
-            if file.limit >= 0:
-                data = data[: max(0, file.limit - at - count)]
-            self._write(fd, at + count, [memoryview(data)])
+        fd = self._descriptor(file)
+        moving.up(fd, count)
         file.size += count
-        if file.limit >= 0:
-            file.size = min(file.size, file.limit)
+        if 0 <= file.limit < file.size:
+            file.size = file.limit
+            os.ftruncate(fd, file.limit)
 
     def stored(self, file: StreamFile, offset: int, size: int) -> bytes:
         """What stands at that place."""
