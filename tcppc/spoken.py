@@ -38,7 +38,8 @@ def found(spoken: Spoken | None) -> str:
     if spoken.credentials:
         tried = (f'{{"user":{_quote(user)},"password":{_quote(secret)}}}' for user, secret in spoken.credentials)
         text += f',"credentials":[{",".join(tried)}]'
-    text += f',"persona":{_quote(spoken.persona)}'
+    if spoken.persona:  # a capture does not tell who answered
+        text += f',"persona":{_quote(spoken.persona)}'
     return f'{text},"persona_error":{_quote(spoken.error)}' if spoken.error else text
 
 

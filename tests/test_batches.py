@@ -245,3 +245,16 @@ def test_an_error_of_the_disk_is_that_error(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_capture_with_the_length_of_its_frame_check_sequence() -> None:
     assert batches.fits(pcap([], link=0x44000001))
+
+
+def test_a_run_that_is_split_comes_in_its_packets_turns(tmp_path: Path) -> None:
+    client, other = (socket.inet_aton(f"10.0.0.{number}") for number in (1, 3))
+    story: list[Any] = [(client, 101, b"aaaa", RST | ACK), (client, 105, b"", ACK), (other, 1, b"first", DATA)]
+    story += [(client, 5000, b"", SYN), (client, 101, b"xxxx", DATA), (client, 105, b"yyyy", DATA)]
+    story += [(client, 101, b"aaaa", RST | ACK), (client, 105, b"late", DATA)]
+    story += [(SERVER, 9, b"between", DATA), (client, 109, b"more", DATA), (client, 113, b"", SYN)]
+    packets = [
+        (BEGIN + number, tcp_packet(src, 1000 + (src == SERVER), SERVER, 80, *segment))
+        for number, (src, *segment) in enumerate(story)
+    ]
+    both(tmp_path, pcap(packets))

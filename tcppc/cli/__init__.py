@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tcppc import config
 from tcppc.capture import sockets
-from tcppc.cli import accounting, acting, examining, netcat, reading, ruling, serving, streaming, watching
+from tcppc.cli import accounting, acting, differing, examining, netcat, reading, ruling, serving, streaming, watching
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "actions": acting.actions_command,
     "blocks": acting.blocks_command,
     "flows": streaming.flows_command,
+    "diff": differing.diff_command,
     "personas": serving.personas,
     "doctor": examining.doctor_command,
     "check": serving.check,

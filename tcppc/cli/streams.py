@@ -12,6 +12,7 @@ from typing import IO
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.progress import Progress
+from tcppc.clock import Zone
 from tcppc.flows import helper, libpcap, report, sources
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.capture_writer import Kept, Writer
@@ -23,8 +24,10 @@ from tcppc.flows.listener import Listener
 from tcppc.flows.names import Template
 from tcppc.flows.packets import Reading, Totals
 from tcppc.flows.report import Report
+from tcppc.flows.sessions import Sessions
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
+from tcppc.records import Encoder
 from tcppc.values import duration
 
 
@@ -82,7 +85,7 @@ class _Run:
         self._writer = Writer(open(wanted.unhandled, "wb")) if wanted.unhandled else None  # noqa: SIM115 - it closes it
         reading = Reading(wanted.udp, wanted.tunnels, wanted.checksums, self._writer)
         self._totals = Totals()
-        self._report_name = ""
+        self._json: IO[str] | None = None
         self._engine = Engine(self._files, wanted.template, rules, reading, self._listeners(), self._totals)
 
     def _nanoseconds(self, name: str, default: int) -> int:
@@ -110,6 +113,10 @@ class _Run:
             found.append(kind(sys.stdout.buffer, wanted.console, self._shown_name))
         if wanted.keep:
             found.append(Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open))
+        if wanted.json:
+            file = self._json = sys.stdout if wanted.json == "-" else _new(wanted.json)
+            encoder = Encoder(Zone(), "")
+            found.append(Sessions(lambda session: print(encoder.line(session), file=file)))
         if wanted.index and not wanted.template.no_files:
             found.append(Findx(self._files))
         if told := self._report():
@@ -149,6 +156,8 @@ class _Run:
             self._engine.finish()
             if self._writer:
                 self._writer.close()
+            if self._json and self._json is not sys.stdout:
+                self._json.close()
         if stop.wanted and not self._live:
             _tell("stopped before the end of the captures; what was read is written")
             self.code = Exit.FAILED

@@ -8,6 +8,7 @@ with the runs, so that what comes out is the same.
 from __future__ import annotations
 
 import ctypes
+import heapq
 import mmap
 import struct
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
 _HEADER, _RECORD = 24, 16
+Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
 Hosts = set[tuple[bytes, bytes]]  # source and destination
 _ORDERS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -110,15 +112,15 @@ def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine
     view = memoryview(memory)
     single = np.ones(len(at), bool)
     single[plain.index] = False
-    others: list[tuple[int, tuple[Key, Run]]] = []
+    others: list[Numbered] = []
     for number in np.flatnonzero(single).tolist():
         begin = int(at[number]) + _RECORD
         data = memory[begin : begin + int(captured[number])]
         found = engine.parse(Packet(int(instants[number]), 1, int(size[number]), data))
         if found:
-            others.append((number, found))
+            others.append((number, *found))
     engine.totals.packets += len(plain)
-    hosts = {(key[0], key[2]) for _, (key, _) in others}
+    hosts = {(key[0], key[2]) for _, key, _ in others}
     if len(plain):
         runs = _runs(view, plain, at + _RECORD, instants, captured, size, hosts)
         _in_turn(runs, others, engine)
@@ -127,21 +129,27 @@ def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine
     engine.settle()
 
 
-def _in_turn(runs: Iterator[tuple[int, Key, Run]], others: list[tuple[int, tuple[Key, Run]]], engine: Engine) -> None:
-    """Both to the engine, by the numbers of their first packets."""
-    arrive, at = engine.arrive, 0
+def _in_turn(runs: Iterator[Numbered], others: list[Numbered], engine: Engine) -> None:
+    """Both to the engine, by the numbers of their first packets; a run that it does not take whole, each packet by its
+    own."""
+    arrive, takes_whole = engine.arrive, engine.takes_whole
     for number, key, run in runs:
-        while at < len(others) and others[at][0] < number:
-            arrive(*others[at][1])
-            at += 1
-        arrive(key, run)
-    for _, found in others[at:]:
-        arrive(*found)
+        while others and others[0][0] < number:
+            _, other, single = heapq.heappop(others)
+            arrive(other, single)
+        if run.split and not takes_whole(key, run):
+            for place, single in run.split():
+                heapq.heappush(others, (place, key, single))
+        else:
+            arrive(key, run)
+    while others:
+        _, other, single = heapq.heappop(others)
+        arrive(other, single)
 
 
 def _runs(
     view: memoryview, plain: Columns, at: Numbers, instants: Numbers, captured: Numbers, size: Numbers, hosts: Hosts
-) -> Iterator[tuple[int, Key, Run]]:
+) -> Iterator[Numbered]:
     """(number of its first packet, key, run), by that number."""
     order = np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst))
     starts = _starts(plain, order, hosts)
@@ -155,13 +163,14 @@ def _runs(
     count = np.concatenate(([0], np.cumsum(plain.held[order] > 0)))
     begins, ends = plain.at[full].tolist(), (plain.at[full] + plain.held[full]).tolist()
 
-    def split(low: int, high: int, macs: bytes) -> Iterator[Run]:
+    def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
         for place, number in zip(order[low:high].tolist(), index[low:high].tolist(), strict=True):
             begin, held, instant = int(plain.at[place]), int(plain.held[place]), int(instants[number])
-            yield Run(
+            frame = int(at[number])
+            yield number, Run(
                 1, instant, instant, int(plain.seq[place]), int(plain.flags[place]), int(plain.size[place]),
                 Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0), int(size[number]), int(captured[number]),
-                macs,
+                bytes(view[frame : frame + 12]),
             )  # fmt: skip
 
     first = index[starts]
@@ -174,7 +183,7 @@ def _runs(
         *(row[turn].tolist() for row in rows), strict=True
     ):
         macs = bytes(view[frame : frame + 12])
-        each = partial(split, start, end, macs) if end - start > 1 else None
+        each = partial(split, start, end) if end - start > 1 else None
         data = Pieces(view, begins, ends, low, high)
         run = Run(end - start, begun, last, seq, flag, sent, data, whole, held, macs, each)
         yield number, (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1, TCP), run

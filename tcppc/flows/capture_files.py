@@ -19,7 +19,9 @@ from typing import IO, NamedTuple
 
 MOST_PACKET = 1 << 20  # bytes of one packet, or of a block of pcapng
 MOST_INTERFACES = 1 << 16
-LATEST = 253_402_300_799 * 10**9  # the end of year 9999: no later one can be written, nor given to a file
+LATEST = (
+    253_370_764_799 * 10**9
+)  # the end of year 9998: a later one cannot be written in every zone, nor given to a file
 _PCAP = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),

@@ -80,6 +80,11 @@ class Engine:
             if self._waiting_bytes > MOST_WAITING_BYTES:
                 self.settle()
 
+    def takes_whole(self, key: Key, run: Run) -> bool:
+        """May these segments `arrive` as one? Else each must in its turn."""
+        flow = self._flows.get(key)
+        return flow is None or flow.stream.takes_whole(Segment(run.seq, run.flags, b"", run.size))
+
     def arrive(self, key: Key, run: Run) -> Flow | None:
         """Segments of one stream, or a datagram; returns whose they are. None: nobody's."""
         if key[5] == UDP:
@@ -93,10 +98,6 @@ class Engine:
             flow = self._begin(key, run)
             if flow is None:
                 return None
-        if run.packets > 1 and run.split and not flow.stream.takes_whole(segment):
-            for one in run.split():
-                self.arrive(key, one)
-            return flow
         verdict = flow.stream.offer(segment)
         if verdict.what == "compare" and self._stands(flow, verdict.offset, run):
             return flow
@@ -110,7 +111,7 @@ class Engine:
         flow.packets += run.packets
         flow.sent += run.sent
         flow.captured += run.captured
-        if run.size and self._by_packet:
+        if self._by_packet:
             for each in self._by_packet:
                 each.segment(flow, run, verdict)
         if verdict.what in ("write", "shift"):

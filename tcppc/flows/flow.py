@@ -30,8 +30,8 @@ class Run(NamedTuple):
     sent: int
     captured: int
     macs: bytes = b""
-    # Each of its packets as a run, for the rare stream that may end between them.
-    split: Callable[[], Iterable[Run]] | None = None
+    # Each of its packets as a run, with its number in the capture, for the rare stream that may end between them.
+    split: Callable[[], Iterable[tuple[int, Run]]] | None = None
 
 
 @dataclass(eq=False, slots=True)

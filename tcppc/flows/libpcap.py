@@ -6,6 +6,7 @@ The library of the system is called through ctypes, by pcap(3PCAP). Without it c
 from __future__ import annotations
 
 import ctypes
+import select
 from collections.abc import Iterator
 from ctypes import POINTER, byref, c_char_p, c_long, c_uint, c_void_p
 
@@ -13,7 +14,8 @@ from tcppc.flows.capture_files import Packet
 
 SNAPLEN = 262_144
 BUFFER_BYTES = 16 << 20
-WAIT_MS = 100
+WAIT_MS = 100  # until packets that came are given over, were they few
+WAIT_SECONDS = 0.1
 _NAMES = ("libpcap.so.0.8", "libpcap.so.1", "libpcap.so")
 _ERROR_BYTES = 256  # PCAP_ERRBUF_SIZE
 _NANO = 1  # PCAP_TSTAMP_PRECISION_NANO
@@ -135,6 +137,9 @@ class Live:
         self.link = int(library.pcap_datalink(self._handle))
         if expression:
             self._filter(expression)
+        # The library's own waiting is deaf to signals.
+        library.pcap_setnonblock(self._handle, 1, error)
+        self._descriptor = int(library.pcap_get_selectable_fd(self._handle))
 
     def _filter(self, expression: str) -> None:
         program, library = _Program(), self._library
@@ -149,6 +154,7 @@ class Live:
         following = self._library.pcap_next_ex
         while (status := following(self._handle, byref(header), byref(data))) >= 0:
             if status == 0 or data.value is None:
+                select.select([self._descriptor], (), (), WAIT_SECONDS)
                 yield None
                 continue
             told = header.contents

@@ -14,10 +14,11 @@ class Listener:
     by_packet = False
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
-        """Payload of one packet, what stands elsewhere already too. With `by_packet` alone."""
+        """One packet, with or without payload, also with one that stands in the stream already. With `by_packet`
+        alone."""
 
     def packet(self, flow: Flow, packet: Packet) -> None:
-        """A packet of that stream, as it was captured. With `by_packet` alone."""
+        """The same as it was captured. With `by_packet` alone."""
 
     def settle(self) -> None:
         """What waits in memory may be written now."""

@@ -5,6 +5,7 @@ A name is made of addresses, numbers and times, and of what the operator wrote: 
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -104,7 +105,8 @@ class Template:
         self._suffix = ""
         self._always = "c" in letters
         self._is_default = template == DEFAULT and not set(letters) & set(LETTERS)
-        self.tells_streams_apart = all(code in template for code in ("%A", "%a", "%B", "%b"))
+        codes = set(re.findall("%(.)", template))
+        self.tells_streams_apart = codes >= {"A", "a", "B", "b", "v"}
         pieces: list[str | Callable[[Named, int], str]] = []
         for letter in letters:
             if letter in LETTERS:

@@ -15,7 +15,7 @@ from typing import IO
 from tcppc.flows import capture_files
 from tcppc.flows.capture_files import CaptureError, Packet
 from tcppc.flows.engine import Engine
-from tcppc.flows.libpcap import Filter, Live
+from tcppc.flows.libpcap import WAIT_MS, Filter, Live
 
 # Below, packet by packet is done before numpy has started.
 WORTH_BYTES = 4 << 20
@@ -104,10 +104,13 @@ def _watched(packets: Iterator[Packet], stop: Stop) -> Iterator[Packet]:
 
 
 def listen(live: Live, engine: Engine, stop: Stop) -> None:
-    """Packets of an interface until somebody wants to stop."""
+    """Packets of an interface until somebody wants to stop, and those that had come by then."""
+    stopped = 0
     for number, packet in enumerate(live):
         if stop.wanted:
-            return
+            stopped = stopped or time.time_ns()
+            if packet.instant > stopped if packet else time.time_ns() - stopped > 2 * WAIT_MS * 1_000_000:
+                return
         if packet:
             engine.packet(packet)
         if packet is None or number % LOOK_PACKETS == 0:

@@ -89,7 +89,8 @@ class StreamFiles:
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
         self.waiting: list[StreamFile] = []
-        self._helper = Helper() if helped else None
+        # Two processes would each find the same name free.
+        self._helper = Helper() if helped and template.tells_streams_apart else None
         self._lent: list[StreamFile] = []
         self._own_share = 0.35
         os.makedirs(folder, exist_ok=True)
