@@ -6,9 +6,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,29 @@ def test_what_wireshark_writes(tmp_path: Path, kind: str) -> None:
     subprocess.run(["editcap", "-F", kind, str(tmp_path / "a"), str(tmp_path / "b")], check=True, timeout=60)
     with capture_files.open_capture(tmp_path / "b") as file:
         assert list(capture_files.packets(file, "b")) == WANTED
+
+
+def test_a_pipe_whose_first_write_is_short() -> None:
+    reading, writing = os.pipe()
+    packed = lzma.compress(pcap(FRAMES))
+    os.write(writing, packed[:3])
+
+    def rest() -> None:
+        os.write(writing, packed[3:])
+        os.close(writing)
+
+    threading.Timer(0.2, rest).start()
+    with os.fdopen(reading, "rb") as file:
+        assert list(capture_files.packets(capture_files.unpacked(file, "pipe"), "pipe")) == WANTED
+
+
+def test_xz_of_several_streams_with_padding_and_with_a_bound_on_memory(tmp_path: Path) -> None:
+    data = pcap(FRAMES)
+    several = lzma.compress(data[:50]) + bytes(8) + lzma.compress(data[50:])
+    assert (
+        list(capture_files.packets(capture_files.unpacked(io.BufferedReader(io.BytesIO(several)), "a"), "a")) == WANTED
+    )
+    large = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 29}]
+    greedy = lzma.compress(data, filters=large)
+    with pytest.raises(CaptureError, match="cannot be read on"):
+        list(capture_files.packets(capture_files.unpacked(io.BufferedReader(io.BytesIO(greedy)), "a"), "a"))

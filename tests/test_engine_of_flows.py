@@ -193,14 +193,17 @@ def test_a_time_that_no_clock_has(tmp_path: Path) -> None:
     assert list(contents(tmp_path / "out")) == [f"9998-12-31T23:59:59Z{NAME}"]
 
 
-def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "a.pcap").write_bytes(
-        pcap(frames((100, b"", SYN), *((101 + n * 1000, bytes(1000), DATA) for n in range(99))))
-    )
+def test_one_file_that_cannot_be_written_costs_the_others_nothing(tmp_path: Path) -> None:
+    segments = [(101 + number * 1000, bytes(1000), DATA) for number in range(99)]
+    other = frames((101, b"other", DATA), sport=1001)
+    (tmp_path / "a.pcap").write_bytes(pcap([*frames(*segments), *other]))
     words = [sys.executable, "-m", "tcppc", "flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "out")]
     done = subprocess.run(["prlimit", "--fsize=50000", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"tcppc: {tmp_path}/out/{NAME}: File too large\n"
+    assert done.stderr.splitlines()[0] == f"tcppc: {tmp_path}/out/{NAME}: File too large"
+    assert len(done.stderr.splitlines()) == 2
+    assert (tmp_path / "out" / NAME.replace("01000", "01001")).read_bytes() == b"other"
+    assert "<error>" in (tmp_path / "out" / "report.xml").read_text()
 
 
 def test_what_is_no_tcp_is_counted(tmp_path: Path) -> None:
@@ -294,3 +297,72 @@ def test_wrong_words_are_one_line(tmp_path: Path, words: tuple[str, ...], said: 
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"])))
+    program = (
+        "import errno, os, sys\n"
+        "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "os.pwritev = full\n"
+        "from tcppc.cli import main\n"
+        "sys.exit(main())"
+    )
+    words = ["flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"tcppc: {tmp_path}/out/{NAME}: No space left on device\n"
+
+
+def test_names_that_are_none_below_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"])))
+    for template in (".%V./%A", "%A/", "%V", "x" * 300):
+        done = tcppc("flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "in" / "out"), "-T", template)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 2
+    assert {path.name for path in (tmp_path / "in").rglob("*")} == {"out", "report.xml"}
+
+
+FORGED = [(50_000, b"", SYN), (105, b"bbbb", DATA), (109, b"cccc", DATA), (113, b"", FIN | ACK)]
+
+
+@pytest.mark.parametrize(
+    ("segments", "found"),
+    [
+        # A SYN that somebody forged ends nothing.
+        ([(100, b"", SYN), (101, b"aaaa", DATA), *FORGED], [b"aaaabbbbcccc"]),
+        # One of a new connection begins it, and what comes late for the old one is still the old one's.
+        (
+            [(100, b"", SYN), (101, b"aaaa", DATA), (50_000, b"", SYN), (50_001, b"new", DATA), (105, b"old", DATA)],
+            [b"aaaaold", b"new"],
+        ),
+        # A FIN behind which bytes came is none.
+        ([(100, b"", SYN), (101, b"aaaa", DATA), (103, b"", FIN | ACK), (105, b"bbbb", DATA)], [b"aaaabbbb"]),
+        (
+            [(100, b"", SYN), (111, b"a" * 10, DATA), (105, b"", FIN | ACK), (101, b"b" * 10, DATA)],
+            [b"b" * 10 + b"a" * 10],
+        ),
+        # A SYN that was captured behind its bytes is theirs.
+        ([(105, b"bbbb", DATA), (100, b"", SYN), (101, b"aaaa", DATA), (109, b"cccc", DATA)], [b"aaaabbbbcccc"]),
+    ],
+)  # fmt: skip
+def test_what_tcpflow_or_we_had_wrong(
+    tmp_path: Path, segments: list[tuple[int, bytes, int]], found: list[bytes]
+) -> None:
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*segments)))
+    flows(tmp_path / "a.pcap", tmp_path / "out")
+    assert [data for _, data in sorted(contents(tmp_path / "out").items())] == found
+
+
+def test_streams_beyond_the_bound_end_those_without_a_byte_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tcppc.flows.engine.MOST_STREAMS", 64)
+    real = frames((100, b"", SYN), (101, b"one", DATA))
+    flood = [
+        (BEGIN + at, tcp_packet(bytes([10, 9, at >> 8, at & 255]), 7, SERVER, 80, 1, b"", SYN)) for at in range(900)
+    ]
+    later = frames((104, b"two", DATA))
+    (tmp_path / "a.pcap").write_bytes(pcap([*real, *flood, *later]))
+    flows(tmp_path / "a.pcap", tmp_path / "out")
+    assert contents(tmp_path / "out") == {NAME: b"onetwo"}

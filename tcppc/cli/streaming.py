@@ -13,6 +13,7 @@ from tcppc.cli.arguments import Exit, Parser, UsageError, parser
 from tcppc.flows.console import Form
 from tcppc.flows.names import DEFAULT, SILENT_LETTERS, Template, TemplateError
 from tcppc.flows.report import HASHES
+from tcppc.flows.scanners import installed
 from tcppc.flows.stream import MOST_SEEK
 from tcppc.flows.stream_files import MOST_OPEN
 from tcppc.values import size, whole
@@ -211,7 +212,7 @@ def _scanners(given: argparse.Namespace) -> list[str]:
     names = []
     for name in given.scanners:
         # Python's needs settings: -a alone would be an error without them.
-        names += ["http", "md5"] if name == "all" else [] if name in _SILENT_SCANNERS else [name]
+        names += ["http", "md5", *installed()] if name == "all" else [] if name in _SILENT_SCANNERS else [name]
     without = SCANNERS if "all" in given.without else given.without
     return [name for name in dict.fromkeys(names) if name not in without]
 

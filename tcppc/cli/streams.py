@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import pwd
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.progress import Progress
 from tcppc.clock import Zone
-from tcppc.flows import helper, libpcap, report, sources
+from tcppc.flows import alerts, helper, libpcap, report, scanners, sources
+from tcppc.flows.alerts import Alerts
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.capture_writer import Kept, Writer
 from tcppc.flows.console import Console, Form, InOrder
@@ -24,11 +26,18 @@ from tcppc.flows.listener import Listener
 from tcppc.flows.names import Template
 from tcppc.flows.packets import Reading, Totals
 from tcppc.flows.report import Report
+from tcppc.flows.scanners import Scanners
 from tcppc.flows.sessions import Sessions
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
 from tcppc.records import Encoder
 from tcppc.values import duration
+
+if TYPE_CHECKING:  # it needs h11
+    from tcppc.flows.http_bodies import Bodies
+
+
+MOST_TOLD = 20  # problems of single files
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,21 @@ class _Run:
             self._nanoseconds("tcp_timeout", 0),
             self._nanoseconds("udp_timeout", UDP_IDLE_NS),
         )
-        self._files = StreamFiles(wanted.folder, wanted.template, wanted.most_open, helper.of_use())
+        template, folder = wanted.template, wanted.folder
+        # Bodies are shown once their streams are whole: until then those wait where nobody sees them.
+        self._hidden = (
+            tempfile.TemporaryDirectory(prefix="tcppc-") if wanted.console and "http" in wanted.scanners else None
+        )
+        if self._hidden:
+            template, folder = template.with_suffix(""), self._hidden.name
+        self._files = StreamFiles(folder, template, wanted.most_open, helper.of_use())
         self._writer = Writer(open(wanted.unhandled, "wb")) if wanted.unhandled else None  # noqa: SIM115 - it closes it
         reading = Reading(wanted.udp, wanted.tunnels, wanted.checksums, self._writer)
         self._totals = Totals()
         self._json: IO[str] | None = None
-        self._engine = Engine(self._files, wanted.template, rules, reading, self._listeners(), self._totals)
+        self._scanners: Scanners | None = None
+        self._of_http: Bodies | None = None
+        self._engine = Engine(self._files, template, rules, reading, self._listeners(), self._totals)
 
     def _nanoseconds(self, name: str, default: int) -> int:
         if name not in self._wanted.settings:
@@ -108,9 +126,12 @@ class _Run:
         """The report comes last: it tells what the others found."""
         wanted = self._wanted
         found: list[Listener] = []
+        console = None
         if wanted.console:
             kind = InOrder if wanted.in_order else Console
-            found.append(kind(sys.stdout.buffer, wanted.console, self._shown_name))
+            console = kind(sys.stdout.buffer, wanted.console, self._shown_name)
+            if not self._hidden:
+                found.append(console)
         if wanted.keep:
             found.append(Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open))
         if wanted.json:
@@ -119,12 +140,47 @@ class _Run:
             found.append(Sessions(lambda session: print(encoder.line(session), file=file)))
         if wanted.index and not wanted.template.no_files:
             found.append(Findx(self._files))
-        if told := self._report():
+        settings = wanted.settings
+        opened = [alerts.descriptor("tcp_alert_fd", fd, "open") for fd in _of(settings, "tcp_alert_fd")]
+        closed = [alerts.descriptor("tcp_alert_fd", fd, "close") for fd in _of(settings, "tcp_alert_fd")]
+        closed += [alerts.command("tcp_cmd", words) for words in _of(settings, "tcp_cmd")]
+        if closed:
+            found.append(Alerts(self._files, opened, closed))
+        if scans := self._scans():
+            self._scanners = Scanners(self._files, scans)
+            found.append(self._scanners)
+        told = self._report()
+        if "http" in wanted.scanners:
+            found.append(self._bodies(told, console.message if console else None))
+        if told:
             found.append(told)
         return found
 
+    def _bodies(self, told: Report | None, show: Callable[..., None] | None) -> Listener:
+        try:
+            from tcppc.flows.http_bodies import Bodies
+        except ImportError:
+            raise UsageError("-e http: the package h11 is missing: pip install 'tcppc[http]'") from None
+        settings = self._wanted.settings
+        tells = [
+            alerts.descriptor("http_alert_fd", fd, word)
+            for fd in _of(settings, "http_alert_fd")
+            for word in ("open", "close")
+        ]
+        tells += [alerts.command("http_cmd", words) for words in _of(settings, "http_cmd")]
+        self._of_http = Bodies(self._files, self._wanted.inflate, told, tells, show)
+        return self._of_http
+
+    def _scans(self) -> dict[str, scanners.Scan]:
+        names = [name for name in self._wanted.scanners if name not in ("http", "python")]
+        found = {name: scanners.plug_in(name) for name in names}
+        if "python" in self._wanted.scanners:
+            found["python"] = scanners.python(self._wanted.settings)
+        return found
+
     def _shown_name(self, flow: Flow) -> str:
-        return self._files.shown(self._wanted.template.path(flow.named))
+        name = self._wanted.template.path(flow.named)
+        return name if self._wanted.folder == "." else f"{self._wanted.folder}/{name}"
 
     def _report(self) -> Report | None:
         wanted = self._wanted
@@ -135,7 +191,8 @@ class _Run:
         if name != "-" and not wanted.quiet:
             print(f"reportfilename: {name}", file=sys.stderr)
         captures = [*wanted.captures, *wanted.after]
-        return Report(file, self._files, self._totals, captures, wanted.hashes)
+        results = self._scanners.results if self._scanners else lambda flow: ""
+        return Report(file, self._files, self._totals, captures, wanted.hashes, results)
 
     def run(self) -> Exit:
         stop, begun = Stop(), time.monotonic()
@@ -158,6 +215,14 @@ class _Run:
                 self._writer.close()
             if self._json and self._json is not sys.stdout:
                 self._json.close()
+            if self._hidden:
+                self._hidden.cleanup()
+        failed = list(self._files.failed.values())
+        for problem in failed[:MOST_TOLD]:
+            _tell(problem)
+        if failed:
+            _tell(f"{len(failed)} streams lack something in their files, as the report says")
+            self.code = Exit.FAILED
         if stop.wanted and not self._live:
             _tell("stopped before the end of the captures; what was read is written")
             self.code = Exit.FAILED
@@ -195,14 +260,22 @@ class _Run:
             said += f"; {totals.wrong_checksums} packets with wrong checksums"
         if self._writer and self._writer.left_out:
             said += f"; {self._writer.left_out} packets of another link type are not in {self._wanted.unhandled}"
+        if self._of_http and self._of_http.problems:
+            said += f"; {self._of_http.problems} bodies could not be inflated, or not whole"
+        if self._scanners and self._scanners.failed:
+            said += f"; plug-ins failed {self._scanners.failed} times, as the report says"
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
+
+
+def _of(settings: dict[str, str], name: str) -> list[str]:
+    return [settings[name]] if name in settings else []
 
 
 def run(wanted: Wanted) -> Exit:
     """UsageError where it cannot begin."""
     try:
         return _Run(wanted).run()
-    except libpcap.PcapError as problem:
+    except (libpcap.PcapError, alerts.AlertError, scanners.ScannerError) as problem:
         raise UsageError(str(problem)) from None
 
 

@@ -210,6 +210,8 @@ def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:
     begins[said[broken]] = True
     if hosts:  # Something of theirs goes one by one: so does all
         pairs = {int.from_bytes(one + other, "big") for one, other in hosts if len(one) == 4}
-        begins |= np.isin(src.astype(np.uint64) << np.uint64(32) | dst.astype(np.uint64), list(pairs))
+        begins |= np.isin(
+            src.astype(np.uint64) << np.uint64(32) | dst.astype(np.uint64), np.array(list(pairs), np.uint64)
+        )
     found: Numbers = np.flatnonzero(begins)
     return found

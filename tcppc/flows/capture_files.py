@@ -15,10 +15,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 MOST_PACKET = 1 << 20  # bytes of one packet, or of a block of pcapng
 MOST_INTERFACES = 1 << 16
+MOST_XZ_BYTES = 256 << 20  # of memory; xz -9 needs 65 MiB
+_READ_BYTES = 1 << 16
 LATEST = (
     253_370_764_799 * 10**9
 )  # the end of year 9998: a later one cannot be written in every zone, nor given to a file
@@ -53,18 +55,22 @@ class _Interface:
 
 def open_capture(path: Path) -> IO[bytes]:
     """The capture's bytes, decompressed where its first bytes say that it is compressed. OSError, CaptureError."""
-    raw = path.open("rb")
-    return unpacked(raw, str(path))
+    found: IO[bytes] = unpacked(path.open("rb"), str(path))
+    return found
 
 
-def unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
+def unpacked(raw: Any, name: str) -> Any:
     """The same of a file that is open, such as standard input; `name` is for errors."""
-    buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)  # type: ignore[type-var]
-    head = buffered.peek(6)[:6]
+    buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+    if buffered.seekable():
+        head = buffered.peek(6)[:6]
+    else:  # a pipe gives what its writer wrote first, were it one byte
+        head = buffered.read(6)
+        buffered = io.BufferedReader(_Headed(head, buffered))
     if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=buffered)  # type: ignore[return-value]
+        return gzip.GzipFile(fileobj=buffered)
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.LZMAFile(buffered)
+        return io.BufferedReader(_Xz(buffered))
     if head.startswith(b"BZh"):
         return bz2.BZ2File(buffered)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
@@ -74,6 +80,52 @@ def unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
             raise CaptureError(f"{name}: the package zstandard is missing: pip install 'tcppc[zstd]'") from None
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True))
     return buffered
+
+
+class _Headed(io.RawIOBase):
+    """A stream of which the first bytes were read already."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        data, self._head = (self._head[:size], self._head[size:]) if self._head else (self._rest.read(size), b"")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Xz(io.RawIOBase):
+    """Streams of xz, one behind the other, with a bound on the memory that their headers may ask for."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_XZ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = b""
+            if self._decoder.eof:
+                rest = self._decoder.unused_data.lstrip(b"\0") or self._packed.read(_READ_BYTES).lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_XZ_BYTES)
+                data = rest
+            elif self._decoder.needs_input:
+                data = self._packed.read(_READ_BYTES)
+                if not data:
+                    raise EOFError("it ends before the end of its xz stream")
+            found = self._decoder.decompress(data, len(buffer))
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
 
 
 def packets(file: IO[bytes], name: str) -> Iterator[Packet]:

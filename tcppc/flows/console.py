@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -70,6 +70,11 @@ class Console(Listener):
         if form.line_feeds:
             parts.append(b"\n")
         self._out.write(b"".join(parts))
+
+    def message(self, flow: Flow, word: str, headers: Iterable[tuple[bytes, bytes]], body: Iterable[bytes]) -> None:
+        """One of HTTP: the method or the status, its headers, its body without codings."""
+        lines = [word.encode(), *(name + b": " + value for name, value in headers), b"", b""]
+        self.show(flow, b"\r\n".join(lines) + b"".join(body))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tcppc.flows.stream_files import StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
 
 MOST_CLOSED = 1 << 14  # streams that have ended and are remembered: their last packets come again, or late
-MOST_STREAMS = 1 << 19  # at once; those that were still longest end first
+MOST_STREAMS = 1 << 18  # at once; those that were still longest end first
 MOST_WAITING_BYTES = 16 << 20  # of packets read one by one, until they are written
 UDP_IDLE_NS = 60 * 10**9  # a conversation of datagrams is over after that long without one
 SWEEP_NS = 10**9
@@ -59,6 +59,8 @@ class Engine:
         self.takes_runs = template.tells_streams_apart and not one_by_one
         self._flows: dict[Key, Flow] = {}
         self._closed: deque[Flow] = deque()
+        self._leaving: list[Flow] = []  # since the last `settle`
+        self._left: list[Flow] = []  # before it: all that they have is written, or is being written
         self._pairs = 0
         self._waiting_bytes = 0
         self._now = self._swept = 0  # the newest packet's instant, and when idle streams were looked for
@@ -83,7 +85,9 @@ class Engine:
     def takes_whole(self, key: Key, run: Run) -> bool:
         """May these segments `arrive` as one? Else each must in its turn."""
         flow = self._flows.get(key)
-        return flow is None or flow.stream.takes_whole(Segment(run.seq, run.flags, b"", run.size))
+        if flow is None:
+            return True
+        return flow.rival is None and flow.stream.takes_whole(Segment(run.seq, run.flags, b"", run.size))
 
     def arrive(self, key: Key, run: Run) -> Flow | None:
         """Segments of one stream, or a datagram; returns whose they are. None: nobody's."""
@@ -98,12 +102,14 @@ class Engine:
             flow = self._begin(key, run)
             if flow is None:
                 return None
+        newest = flow
+        if flow.rival:
+            flow = _nearer(flow, segment)
         verdict = flow.stream.offer(segment)
         if verdict.what == "compare" and self._stands(flow, verdict.offset, run):
             return flow
         if verdict.what in ("new", "compare"):
-            self._retire(flow)
-            flow = self._begin(key, run)
+            flow = self._follow(newest, key, run)
             if flow is None:
                 return None
             verdict = flow.stream.offer(segment)
@@ -119,7 +125,27 @@ class Engine:
         if flow.stream.closed and not flow.file.over:
             self._files.close(flow.file)
             self._closed.append(flow)
+            if len(self._closed) > MOST_CLOSED:
+                self._leave(self._closed.popleft())
         return flow
+
+    def _follow(self, flow: Flow, key: Key, run: Run) -> Flow | None:
+        """A stream behind another. One that is open and had bytes may go on all the same: a SYN is soon forged, and in
+        RFC 9293 (§3.10.7.4) ends nothing. It stays within reach, and what is nearer to it is its own."""
+        following = self._begin(key, run)
+        if following is None:
+            return None
+        over: Flow | None = flow
+        if run.flags & SYN and not flow.stream.closed:
+            if flow.stream.seen:
+                following.rival, over = flow, flow.rival
+                self._files.flush_one(flow.file)  # its name is the first of the two
+            else:
+                following.rival = flow.rival
+            flow.rival = None
+        if over:
+            self._retire(over)
+        return following
 
     def _datagram(self, key: Key, run: Run) -> Flow | None:
         """A conversation's datagrams stand one behind the other."""
@@ -144,9 +170,11 @@ class Engine:
         return flow
 
     def _stands(self, flow: Flow, offset: int, run: Run) -> bool:
-        """Is it what is stored at that place?"""
+        """Did it come before, and is it what is stored at that place, as far as that was stored?"""
+        if offset + run.size > flow.stream.size:
+            return False
         content = b"".join(run.data.parts())
-        return self._files.stored(flow.file, offset, len(content)) == content
+        return content.startswith(self._files.stored(flow.file, offset, len(content)))
 
     def _begin(self, key: Key, run: Run) -> Flow | None:
         """None for what begins no stream, and where none are begun."""
@@ -171,6 +199,8 @@ class Engine:
         if other and not other.partner:
             made.partner, other.partner = other, made
         self._flows[key] = made
+        if len(self._flows) > MOST_STREAMS:
+            self._crowded()
         self.totals.most_open = max(self.totals.most_open, len(self._flows))
         return made
 
@@ -199,17 +229,26 @@ class Engine:
                 found += sum(one != other for one, other in zip(stored, again, strict=False))
         return found
 
+    def _leave(self, flow: Flow) -> None:
+        """It is remembered no longer; what it has is written first, with the others."""
+        if self._flows.get(flow.key) is flow:
+            del self._flows[flow.key]
+        self._leaving.append(flow)
+
+    def _crowded(self) -> None:
+        """The longest still leave, those without a byte first: a flood of SYNs costs nobody else's stream."""
+        longest = sorted(self._flows.values(), key=lambda flow: (flow.stream.seen > 0, flow.last))
+        for flow in longest[: MOST_STREAMS // 8]:
+            self._leave(flow)
+
     def settle(self) -> None:
-        """Writes what waits, and forgets streams beyond the bounds."""
+        """Writes what waits, and ends streams that have left."""
         self._waiting_bytes = 0
         self._files.settle()
-        while len(self._closed) > MOST_CLOSED:
-            self._retire(self._closed.popleft())
-        if len(self._flows) > MOST_STREAMS:
-            longest = sorted(self._flows.values(), key=lambda flow: flow.last)
-            for flow in longest[: MOST_STREAMS // 8]:
-                self._retire(flow)
+        for flow in self._left:
+            self._retire(flow)
         self._files.flush()
+        self._left, self._leaving = self._leaving, []
         for each in self._listeners:
             each.settle()
 
@@ -235,6 +274,9 @@ class Engine:
         flow.retired = True
         if self._flows.get(flow.key) is flow:
             del self._flows[flow.key]
+        if flow.rival:
+            rival, flow.rival = flow.rival, None
+            self._retire(rival)
         self._files.close(flow.file)
         self._files.flush_one(flow.file)
         self.totals.bytes += flow.file.size
@@ -247,9 +289,19 @@ class Engine:
     def finish(self) -> Totals:
         """All streams that are open still end here."""
         self.settle()
-        for flow in sorted(self._flows.values(), key=lambda flow: flow.named.number):
+        rest = [*self._left, *(each for flow in self._flows.values() for each in (flow.rival, flow) if each)]
+        for flow in sorted(rest, key=lambda flow: flow.named.number):
             self._retire(flow)
         self._files.flush()
         for each in self._listeners:
             each.finish()
         return self.totals
+
+
+def _nearer(flow: Flow, segment: Segment) -> Flow:
+    """Of a stream and the one before it, the one that the segment goes on with."""
+    rival = flow.rival
+    if not rival or rival.stream.closed or segment.flags & SYN:
+        return flow
+    nearer = rival.stream.distance(segment) < min(flow.stream.distance(segment), rival.stream.most_seek)
+    return rival if nearer else flow

@@ -50,6 +50,7 @@ class Flow:
     retired: bool = False
     asks: bool = True  # is it the side that began the connection, as far as was seen?
     partner: Flow | None = None  # the connection's other direction
+    rival: Flow | None = None  # a stream of the same addresses and ports that was open when a SYN began this one
 
     @property
     def key(self) -> Key:

@@ -25,7 +25,6 @@ LETTERS = {
     "T": "%T",
 }
 SILENT_LETTERS = ("c", "X", "M")  # the counter on all names; no files; MD5 in the report
-MOST_NAME = 255  # bytes of one component, as file systems have them
 
 
 class Named(NamedTuple):

@@ -68,7 +68,17 @@ def _parse4(data: bytes) -> Datagram | Fragment | None:
         return _piece(
             (src, dst, protocol, number), (fragment & 0x1FFF) * 8, bool(fragment & 0x2000), payload, end - header
         )
-    return Datagram(src, dst, protocol, payload, end - header)
+    return _authenticated(src, dst, protocol, payload, end - header)
+
+
+def _authenticated(src: bytes, dst: bytes, protocol: int, data: bytes, size: int) -> Datagram | None:
+    """Behind the header of RFC 4302, where it has one."""
+    at = 0
+    if protocol == _AUTHENTICATION:
+        protocol, at = data[0], 8 + data[1] * 4
+        if at > len(data):
+            return None
+    return Datagram(src, dst, protocol, data[at:], size - at)
 
 
 def _parse6(data: bytes) -> Datagram | Fragment | None:

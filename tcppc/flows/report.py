@@ -41,7 +41,7 @@ xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:tcpflow='http://afflib.org/tcp
     <program>tcppc</program>
     <version>{__version__}</version>
 """
-_LIBRARIES = ("numpy", "h11", "brotli", "zstandard")
+_LIBRARIES = ("numpy", "h11", "Brotli", "zstandard")
 _CONTROL = {code: "\ufffd" for code in [*range(32), 0x7F, 0xFFFE, 0xFFFF] if code not in (9, 10, 13)}
 
 
@@ -90,6 +90,8 @@ class Report(Listener):
         name = self._files.name(flow.file)
         shown_name = f"    <filename>{text(self._files.shown(name))}</filename>\n" if name else ""
         hashes = "".join(digests(self._files.content(flow.file), self._hashes)) if name and self._hashes else ""
+        if flow.file in self._files.failed:
+            shown_name += f"    <error>{text(self._files.failed[flow.file])}</error>\n"
         self._file.write(
             f"  <fileobject>\n{shown_name}    <filesize>{flow.stream.size}</filesize>\n{hashes}{_told(flow)}"
             f"{self._results(flow)}  </fileobject>\n"

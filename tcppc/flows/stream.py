@@ -15,6 +15,7 @@ from tcppc.protocols.packet import FIN, RST, SYN
 
 MOST_SEEK = 16 << 20  # -m: a segment further away than this begins a new stream
 MOST_GAPS = 1 << 16  # of one stream, that are remembered
+MOST_LATE_SYN = 1 << 16  # bytes that may be captured before the SYN of theirs: packets of one moment, out of order
 MOST_SHIFTS = 64  # of one stream: each moves all of its file
 MOST_MOVED_BYTES = 256 << 20  # by the shifts of one stream; the first one may be of more
 _GAP_COST = 4096  # bytes, that a gap makes of a move
@@ -79,13 +80,14 @@ class Stream:
     def offer(self, segment: Segment) -> Verdict:
         """What to do with the segment's bytes."""
         first = self._base is None
-        if not first and self._is_another(segment):
-            return NEW
         if first:
             self._syn = bool(segment.flags & SYN)
             self._base = segment.seq + self._syn
         offset = self._offset(segment)
-        verdict = self._place(segment, offset) if segment.sent else IGNORE
+        if not first and self._is_another(segment, offset):
+            return NEW
+        verdict = self._place(segment, offset) if segment.sent or self._is_late_syn(segment, offset) else IGNORE
+        self._syn |= bool(segment.flags & SYN)
         if verdict is not NEW and verdict.what != "compare":
             self._end(segment, 0 if verdict.what == "shift" else offset)
         return verdict
@@ -95,20 +97,28 @@ class Stream:
         the stream is over, or may be before the last of them, or where they are from before its first bytes."""
         if self._base is None:
             return True
-        return not self.closed and self._fin < 0 and self._offset(segment) >= 0
+        return not self.closed and self._fin < 0 and not segment.flags & SYN and self._offset(segment) >= 0
 
     def _offset(self, segment: Segment) -> int:
         """Where its bytes are in the stream; a SYN takes a number of its own."""
         begin = segment.seq + 1 if segment.flags & SYN else segment.seq
         return self._next + _signed(begin - (self._base or 0) - self._next)
 
-    def _is_another(self, segment: Segment) -> bool:
+    def distance(self, segment: Segment) -> int:
+        """From where it goes on, in bytes."""
+        return abs(self._offset(segment) - self._next)
+
+    def _is_late_syn(self, segment: Segment, offset: int) -> bool:
+        """Is it the SYN of these bytes, captured behind some of them?"""
+        return bool(segment.flags & SYN) and not self._syn and not self.closed and -MOST_LATE_SYN <= offset < 0
+
+    def _is_another(self, segment: Segment, offset: int) -> bool:
         """Is it of a later connection with the same addresses and ports?"""
-        if segment.flags & SYN and self._offset(segment) != 0:
-            return True
+        if segment.flags & SYN and offset != 0:
+            return not self._is_late_syn(segment, offset)
         if self.closed or not segment.sent:
             return self.closed and bool(segment.flags & SYN)
-        return abs(self._offset(segment) - self._next) > self.most_seek
+        return abs(offset - self._next) > self.most_seek
 
     def _place(self, segment: Segment, offset: int) -> Verdict:
         if self.closed:
@@ -131,6 +141,8 @@ class Stream:
             self._fin = self._fin - offset if self._fin >= 0 else -1
             return Verdict("shift", -offset, self._came(0, segment.sent))
         self._next = offset + segment.sent
+        if 0 <= self._fin < self._next:
+            self._fin = -1  # it was none: here are bytes behind it
         return Verdict("write", offset, self._came(offset, self._next))
 
     def _came(self, low: int, high: int) -> tuple[Range, ...]:
@@ -169,7 +181,7 @@ class Stream:
         """Does the stream end with it?"""
         if segment.flags & RST:
             self.closed = True
-        if segment.flags & FIN:
+        if segment.flags & FIN and offset + segment.sent >= self.size:
             self._fin = offset + segment.sent
         if self._fin >= 0 and self.seen >= self._fin:
             self.closed = True

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tcppc.flows import moving
 from tcppc.flows.helper import Helper
@@ -24,7 +24,10 @@ MOST_OPEN = 200
 # What a file costs beside its bytes, in bytes, and what is worth another process.
 FILE_COST, WORTH_COST = 60_000, 32 << 20
 WAITED_SECONDS = 0.002
+# What is wrong with one file alone: too far for the file system, a name too long or none at all, a folder in its place.
+_OF_ONE_FILE = {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _OTHER_DESCRIPTORS = 32
+_NO_NAMES = {"", ".", ".."}
 _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -89,6 +92,7 @@ class StreamFiles:
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
         self.waiting: list[StreamFile] = []
+        self.failed: dict[StreamFile, str] = {}  # files that lack something, and why
         # Two processes would each find the same name free.
         self._helper = Helper() if helped and template.tells_streams_apart else None
         self._lent: list[StreamFile] = []
@@ -133,11 +137,16 @@ class StreamFiles:
                 file.fd = -1
         return count
 
-    def _written(self, file: StreamFile) -> int:
-        """In the helper: what its name counts."""
+    def _written(self, file: StreamFile) -> tuple[int, str]:
+        """In the helper: (what its name counts, what was wrong with it)."""
         self.flush_one(file)
         self._release(file)
-        return file.count
+        return file.count, self.failed.get(file, "")
+
+    def _fail(self, file: StreamFile, problem: str) -> None:
+        """Nothing more of it is written; the others are."""
+        self.failed.setdefault(file, problem)
+        file.limit, file.pending = 0, []
 
     def settle(self) -> None:
         """What the helper has is written after this."""
@@ -145,8 +154,10 @@ class StreamFiles:
             return
         lent, self._lent = self._lent, []
         begun = time.monotonic()
-        for file, count in zip(lent, self._helper.result() if self._helper else (), strict=True):
+        for file, (count, problem) in zip(lent, self._helper.result() if self._helper else (), strict=True):
             file.lent = False
+            if problem:
+                self._fail(file, problem)
             if file.count < 0:
                 self.took(file, count)
             file.timed = True
@@ -161,12 +172,13 @@ class StreamFiles:
         pending, file.pending = file.pending, []
         if not pending:
             return
-        fd = self._descriptor(file)
         try:
-            self._write_all(fd, pending)
+            self._write_all(self._descriptor(file), pending)
         except OSError as problem:
             problem.filename = problem.filename or self.path(file)
-            raise
+            if problem.errno not in _OF_ONE_FILE:
+                raise
+            self._fail(file, f"{problem.filename}: {problem.strerror}")
         if file.over:
             self.close(file)
 
@@ -238,9 +250,20 @@ class StreamFiles:
         self.flush_one(file)
         if file.count < 0:
             return
-        with open(self.path(file), "rb", buffering=0, opener=_unseen) as stored:
+        with self.open(file) as stored:
             while part := stored.read(_COPY_BYTES):
                 yield part
+
+    def open(self, file: StreamFile) -> BinaryIO:
+        """To be read, once it is made; its times stay."""
+        self.flush_one(file)
+        return open(self.path(file), "rb", buffering=0, opener=_unseen)
+
+    def made(self, file: StreamFile) -> str:
+        """Its path, before anything is in it."""
+        if file.count < 0:
+            self._descriptor(file)
+        return self.path(file)
 
     def name(self, file: StreamFile) -> str:
         """Relative to the folder; empty for a file that is not made."""
@@ -254,6 +277,8 @@ class StreamFiles:
         count = self._counts.get(first, 0)
         while True:
             name = self._template.path(file.named, count) if count else first
+            if not set(name.split("/")).isdisjoint(_NO_NAMES):
+                raise OSError(errno.EINVAL, "is no name of a file below the folder", name)
             full = f"{self.folder}/{name}"
             try:
                 fd = os.open(full, _CREATE, 0o644)

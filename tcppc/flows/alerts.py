@@ -1,0 +1,78 @@
+"""-S tcp_cmd, tcp_alert_fd, http_cmd, http_alert_fd: who else is told of files, as tcpflow tells them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+
+from tcppc.flows.flow import Flow, Run
+from tcppc.flows.listener import Listener
+from tcppc.flows.stream import Verdict
+from tcppc.flows.stream_files import StreamFiles
+
+Told = Callable[[str], None]  # a file's path
+
+
+class AlertError(Exception):
+    """What is wrong with a command or a descriptor, in one line."""
+
+
+def command(name: str, words: str) -> Told:
+    """Runs it with the path as its last argument, and waits; without a shell. Its failure is its own."""
+    try:
+        given = shlex.split(words)
+    except ValueError as problem:
+        raise AlertError(f"-S {name}: {words!r}: {problem}") from None
+    if not given:
+        raise AlertError(f"-S {name}: expected a command")
+
+    def run(path: str) -> None:
+        try:
+            subprocess.run([*given, path], stdin=subprocess.DEVNULL, check=False)
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, given[0]) from None
+
+    return run
+
+
+def descriptor(name: str, number: str, word: str = "") -> Told:
+    """A line for each, with a word and a tab before the path where one is given."""
+    try:
+        fd = int(number)
+        os.fstat(fd)
+    except (ValueError, OverflowError, OSError):
+        raise AlertError(f"-S {name}: {number!r}: expected the number of a descriptor that is open") from None
+    before = f"{word}\t" if word else ""
+
+    def tell(path: str) -> None:
+        line = os.fsencode(f"{before}{path}\n")
+        while line:
+            line = line[os.write(fd, line) :]
+
+    return tell
+
+
+class Alerts(Listener):
+    """`opened` is told each file when it is made, `ended` when nothing more comes."""
+
+    def __init__(self, files: StreamFiles, opened: list[Told], closed: list[Told]) -> None:
+        self.by_packet = bool(opened)
+        self._files = files
+        self._opened = opened
+        self._closed = closed
+        self._begun: set[Flow] = set()
+
+    def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
+        if flow in self._begun or not run.data.size() or verdict.what not in ("write", "shift"):
+            return
+        self._begun.add(flow)
+        for tell in self._opened:
+            tell(self._files.made(flow.file))
+
+    def ended(self, flow: Flow) -> None:
+        self._begun.discard(flow)
+        if self._files.name(flow.file):
+            for tell in self._closed:
+                tell(self._files.path(flow.file))

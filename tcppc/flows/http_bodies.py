@@ -1,0 +1,168 @@
+"""-e http: bodies of requests and responses, each in a file of its own beside its stream's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO
+
+from tcppc.flows import http_messages
+from tcppc.flows.flow import Flow, Run
+from tcppc.flows.http_messages import Body, End, Event, Head
+from tcppc.flows.inflate import CodingError, codings, inflated
+from tcppc.flows.listener import Listener
+from tcppc.flows.report import Report
+from tcppc.flows.stream import Verdict
+from tcppc.flows.stream_files import StreamFiles
+
+MOST_INFLATED_BYTES = 256 << 20  # of one body
+# All bodies of a run together may inflate to so much, and so many times what they are.
+INFLATED_ALLOWANCE_BYTES, INFLATED_TIMES = 1 << 30, 16
+_SPOOLED_BYTES = 1 << 20
+_PART_BYTES = 1 << 20
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+# Those of tcpflow 1.6.1, as it names files.
+ENDINGS = {
+    "application/atom+xml": ".atom", "application/java-archive": ".jar", "application/javascript": ".js",
+    "application/json": ".json", "application/msword": ".doc", "application/pdf": ".pdf",
+    "application/rss+xml": ".rss", "application/vnd.ms-excel": ".xls", "application/x-bzip2": ".bz2",
+    "application/x-rar-compressed": ".rar", "application/x-sh": ".sh", "application/x-shockwave-flash": ".swf",
+    "application/x-tar": ".tar", "application/x-x509-ca-cert": ".crt", "application/xml": ".xml",
+    "application/zip": ".zip", "audio/mpeg": ".mpga", "audio/ogg": ".ogg", "image/bmp": ".bmp", "image/gif": ".gif",
+    "image/jpeg": ".jpg", "image/png": ".png", "image/svg+xml": ".svg", "image/tiff": ".tiff", "image/webp": ".webp",
+    "image/x-icon": ".ico", "message/rfc822": ".eml", "text/calendar": ".ics", "text/css": ".css", "text/csv": ".csv",
+    "text/html": ".html", "text/plain": ".txt", "video/mp4": ".m4v", "video/webm": ".webm", "video/x-flv": ".flv",
+}  # fmt: skip
+Show = Callable[[Flow, str, http_messages.Headers, Iterable[bytes]], None]
+
+
+class Bodies(Listener):
+    """Of the streams in `files`. `report` is told each, `tells` its path; with `show` they are given to that instead of
+    files."""
+
+    by_packet = True
+
+    def __init__(
+        self,
+        files: StreamFiles,
+        inflate: bool = True,
+        report: Report | None = None,
+        tells: Sequence[Callable[[str], None]] = (),
+        show: Show | None = None,
+    ) -> None:
+        self.problems = 0  # bodies that are kept as they were sent, since they could not be inflated
+        self._files = files
+        self._inflate = inflate
+        self._report = report
+        self._tells = tells
+        self._show = show
+        self._sent = self._out = 0  # bytes of all compressed bodies, and what they inflated to
+        self._times: dict[Flow, tuple[array[int], array[int]]] = {}  # where packets began, and when they came
+
+    def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
+        if verdict.what != "write":
+            return
+        times = self._times.get(flow)
+        if times is None:
+            if verdict.offset:
+                return
+            begin = b"".join(run.data.parts())[:8]
+            if not begin.startswith(b"HTTP/1.") and not begin[:1].isupper():
+                return
+            times = self._times[flow] = array("q"), array("q")
+        if not times[0] or verdict.offset > times[0][-1]:  # what comes again, or late, has the time of those around it
+            times[0].append(verdict.offset)
+            times[1].append(run.first)
+
+    def ended(self, flow: Flow) -> None:
+        """Its messages are read once the other direction has ended too."""
+        other = flow.partner
+        if other and not other.retired:
+            return
+        pair = [each for each in (flow, other) if each and each in self._times]
+        methods: list[str] = []
+        for client in (each for each in pair if each.asks):
+            for head in self._bodies(client, http_messages.requests(self._files.content(client.file))):
+                methods.append(head.word)
+        for server in (each for each in pair if not each.asks):
+            for _ in self._bodies(server, http_messages.responses(self._files.content(server.file), methods)):
+                pass
+        for each in pair:
+            del self._times[each]
+
+    def _bodies(self, flow: Flow, events: Iterator[Event]) -> Iterator[Head]:
+        """Keeps those that are not empty; yields the messages' heads."""
+        head: Head | None = None
+        with _spool() as body:
+            for event in events:
+                if isinstance(event, Head):
+                    head = event
+                    body.seek(0)
+                    body.truncate()
+                    yield head
+                elif isinstance(event, Body):
+                    body.write(event.data)
+                elif isinstance(event, End) and head and (body.tell() or self._show):
+                    self._keep(flow, head, body, event.at)
+
+    def _keep(self, flow: Flow, head: Head, body: IO[bytes], end: int) -> None:
+        size = body.tell()
+        names = codings(head.header(b"content-encoding")) if self._inflate else []
+        if names:
+            self._sent += size
+            most = min(MOST_INFLATED_BYTES, INFLATED_ALLOWANCE_BYTES + INFLATED_TIMES * self._sent - self._out)
+            body = self._plain(body, names, most)
+            size = body.seek(0, os.SEEK_END)
+            self._out += size
+        if self._show:
+            self._show(flow, head.word, head.headers, _parts(body))
+            return
+        name = f"{self._files.name(flow.file)}-HTTPBODY-{head.number:03d}{ending(head.header(b'content-type'))}"
+        path = f"{self._files.folder}/{name}"
+        when = self._when(flow, head.at)
+        fd = os.open(path, _FLAGS, 0o644)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            for part in _parts(body):
+                file.write(part)
+            os.utime(file.fileno(), ns=(when, when))
+        if self._report:
+            self._report.part(flow, name, _parts(body), size, head.at, end - head.at)
+        for tell in self._tells:
+            tell(path)
+
+    def _plain(self, body: IO[bytes], names: list[str], most: int) -> IO[bytes]:
+        """Without its codings; as it was sent, where nothing of it can be inflated."""
+        plain = _spool()
+        try:
+            for part in inflated(_parts(body), names, most):
+                plain.write(part)
+        except CodingError:
+            self.problems += 1
+            if not plain.tell():
+                plain.close()
+                return body
+        return plain
+
+    def _when(self, flow: Flow, at: int) -> int:
+        """The time of the packet that brought that byte."""
+        begins, times = self._times[flow]
+        return times[max(0, bisect_right(begins, at) - 1)] if begins else flow.first
+
+
+def _spool() -> IO[bytes]:
+    """In memory, and beyond a bound on the disk."""
+    return tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="tcppc-")
+
+
+def _parts(body: IO[bytes]) -> Iterator[bytes]:
+    body.seek(0)
+    while part := body.read(_PART_BYTES):
+        yield part
+
+
+def ending(content_type: str) -> str:
+    """Of a file's name, for a MIME type; empty where none is known."""
+    return ENDINGS.get(content_type.partition(";")[0].strip().lower(), "")

@@ -1,0 +1,133 @@
+"""-a: bodies of HTTP in files beside their streams, through the command."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import socket
+import subprocess
+from pathlib import Path
+
+import brotli
+import pytest
+import zstandard
+
+from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tests.harness import tcppc
+from tests.test_engine_of_flows import BEGIN
+
+CLIENT, SERVER = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")
+ASKED = "010.000.000.001.01000-010.000.000.002.00080"
+ANSWERED = "010.000.000.002.00080-010.000.000.001.01000"
+DATA, MS = ACK | PSH, 1_000_000
+
+
+def capture(path: Path, asked: list[bytes], answered: list[bytes]) -> Path:
+    """A connection in which what is asked comes first, a packet each, a millisecond apart."""
+    frames = [
+        tcp_packet(CLIENT, 1000, SERVER, 80, 100, b"", SYN),
+        tcp_packet(SERVER, 80, CLIENT, 1000, 500, b"", SYN | ACK),
+    ]
+    seq = 101
+    for data in asked:
+        frames.append(tcp_packet(CLIENT, 1000, SERVER, 80, seq, data, DATA))
+        seq += len(data)
+    seq = 501
+    for data in answered:
+        frames.append(tcp_packet(SERVER, 80, CLIENT, 1000, seq, data, DATA))
+        seq += len(data)
+    path.write_bytes(pcap([(BEGIN + number * MS, frame) for number, frame in enumerate(frames)]))
+    return path
+
+
+def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def bodies(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name.replace("-HTTPBODY-", " "): path.read_bytes() for path in folder.iterdir() if "HTTPBODY" in path.name
+    }
+
+
+def test_bodies_of_both_directions_by_their_codings(tmp_path: Path) -> None:
+    page = b"<p>hello</p>" * 99
+    asked = [b"POST /up HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"]
+    asked += [b"HEAD / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n" * 4]
+    answered = [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        response(gzip.compress(page), "Content-Encoding: GZip", "Content-Type: TEXT/HTML"),
+    ]
+    answered += [b"HTTP/1.1 200 OK\r\nContent-Length: 777\r\n\r\n"]
+    answered += [response(brotli.compress(page), "content-encoding: br", "Content-Type: text/plain; charset=x")]
+    answered += [response(zstandard.ZstdCompressor().compress(page), "Content-Encoding: zstd")]
+    answered += [b"HTTP/1.1 304 Not Modified\r\n\r\n", response(b"<plain>", "Content-Encoding: identity")]
+    file = capture(tmp_path / "a.pcap", asked, answered)
+    done = tcppc("flows", "-q", "-a", "--hash", "sha256", "-r", str(file), "-o", str(tmp_path / "o"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bodies(tmp_path / "o") == {
+        f"{ASKED} 001.json": b"{}", f"{ANSWERED} 002.html": page, f"{ANSWERED} 004.txt": page, f"{ANSWERED} 005": page,
+        f"{ANSWERED} 007": b"<plain>",
+    }  # fmt: skip
+    found = tmp_path / "o" / f"{ANSWERED}-HTTPBODY-004.txt"
+    assert found.stat().st_mtime_ns == BEGIN + 8 * MS  # of the packet that brought it, not of the stream
+    told = (tmp_path / "o" / "report.xml").read_text()
+    at = (tmp_path / "o" / ANSWERED).read_bytes().index(brotli.compress(page))
+    assert f"<byte_run file_offset='{at}' len='{len(brotli.compress(page))}'" in told
+    assert f"<hashdigest type='SHA256'>{hashlib.sha256(page).hexdigest()}</hashdigest>" in told
+    raw = tcppc("flows", "-q", "-e", "http", "-Z", "-r", str(file), "-o", str(tmp_path / "z"))
+    assert raw.returncode == 0
+    assert bodies(tmp_path / "z")[f"{ANSWERED} 002.html"] == gzip.compress(page)
+    # A second run into the same folder leaves the first one's.
+    again = tcppc("flows", "-q", "-a", "-r", str(file), "-o", str(tmp_path / "o"))
+    assert again.returncode == 0
+    assert bodies(tmp_path / "o")[f"{ANSWERED}c1 004.txt"] == page
+
+
+def test_the_same_names_and_bytes_as_tcpflow(tmp_path: Path) -> None:
+    kinds = ["text/html", "image/jpeg; q=1", "application/x-unknown", "video/mp4", ""]
+    answered = [response(f"body {number}".encode(), f"Content-Type: {kind}") for number, kind in enumerate(kinds)]
+    answered += [response(gzip.compress(b"zipped"), "Content-Encoding: gzip", "Content-Type: text/css"), response(b"")]
+    answered += [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+        response(b"last"),
+    ]
+    file = capture(tmp_path / "a.pcap", [b"GET / HTTP/1.1\r\n\r\n" * len(answered)], answered)
+    subprocess.run(
+        ["tcpflow", "-e", "http", "-r", file, "-o", tmp_path / "t"], check=True, capture_output=True, timeout=60
+    )
+    assert tcppc("flows", "-q", "-e", "http", "-r", str(file), "-o", str(tmp_path / "o")).returncode == 0
+    assert bodies(tmp_path / "o") == bodies(tmp_path / "t")
+    assert len(bodies(tmp_path / "o")) == 8
+
+
+def test_a_bomb_stays_small_and_what_is_broken_stays_as_it_is(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(300 << 20))
+    answered = [response(bomb, "Content-Encoding: gzip"), response(b"no gzip", "Content-Encoding: gzip")]
+    file = capture(
+        tmp_path / "a.pcap", [], [data[at : at + 60000] for data in answered for at in range(0, len(data), 60000)]
+    )
+    done = tcppc("flows", "-a", "-X", str(tmp_path / "r"), "-r", str(file), "-o", str(tmp_path / "o"))
+    assert done.returncode == 0
+    assert "2 bodies could not be inflated, or not whole" in done.stderr
+    found = {path.name[-3:]: path.stat().st_size for path in (tmp_path / "o").glob("*HTTPBODY*")}
+    assert found == {"001": 256 << 20, "002": 7}
+    assert (tmp_path / "o" / f"{ANSWERED}-HTTPBODY-002").read_bytes() == b"no gzip"
+
+
+def test_on_the_console_decoded(tmp_path: Path) -> None:
+    answered = [response(gzip.compress(b"<p>hello</p>\x1b[2J"), "Content-Encoding: gzip")]
+    file = capture(tmp_path / "a.pcap", [b"GET /x HTTP/1.1\r\nHost: y\r\n\r\n"], answered)
+    done = tcppc("flows", "-q", "-c", "-e", "http", "-r", str(file))
+    assert done.stdout.splitlines()[:3] == [f"{ASKED}: GET", "host: y", ""]
+    assert "<p>hello</p>.[2J" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert list(Path.cwd().glob("*HTTPBODY*")) == []
+
+
+@pytest.mark.parametrize("scanner", ["netviz", "python"])
+def test_scanners_that_cannot_be_had(tmp_path: Path, scanner: str) -> None:
+    done = tcppc("flows", "-e", scanner, "-r", str(capture(tmp_path / "a.pcap", [], [])), "-o", str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
