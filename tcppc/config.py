@@ -17,12 +17,13 @@ from typing import Any
 import toml
 
 from tcppc import clock
+from tcppc.problems import Misuse
 from tcppc.sections import Action, Actions, Capture, Files, Limits, Metrics, Personas, Rules, Tcppc, Watch
 from tcppc.values import port_list, text
 from tcppc.values import ports as port_ranges
 
 
-class ConfigError(ValueError):
+class ConfigError(Misuse, ValueError):
     """One line for the person who wrote the configuration."""
 
 

@@ -10,12 +10,13 @@ from tcppc.capture import passed, sockets
 from tcppc.capture.conversation import Terms
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
+from tcppc.problems import Failure
 
 if TYPE_CHECKING:
     from tcppc.sensor import Sensor
 
 
-class StartError(Exception):
+class StartError(Failure):
     """Why the sensor cannot start, in one line: exit code 1."""
 
 

@@ -73,6 +73,7 @@ FLOORS = {
     "tcppc.protocols": 1,
     "tcppc.clock": 1,
     "tcppc.values": 1,
+    "tcppc.problems": 0,
     "tcppc.records": 1,
     "tcppc.config": 1,
     "tcppc.log": 1,

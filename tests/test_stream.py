@@ -22,7 +22,7 @@ class Memory:
     def add(self, seq: int, data: bytes = b"", flags: int = ACK) -> None:
         segment = Segment(seq & 0xFFFFFFFF, flags, data)
         if not self.streams:
-            if not Stream.begins(segment):
+            if not Stream.begins(segment.flags, segment.sent):
                 return
             self._begin()
         stream, content = self.streams[-1]
@@ -30,7 +30,7 @@ class Memory:
         if verdict.what == "compare" and content[verdict.offset : verdict.offset + len(data)] == data:
             return
         if verdict.what in ("new", "compare"):
-            if Stream.begins(segment):
+            if Stream.begins(segment.flags, segment.sent):
                 self._begin()
                 self.add(seq, data, flags)
             return

@@ -11,6 +11,8 @@ import struct
 import sys
 from collections.abc import Iterable
 
+from tcppc.problems import Failure
+
 IP_TRANSPARENT = 19  # linux/in.h
 IP_RECVORIGDSTADDR = IP_ORIGDSTADDR = 20
 IPV6_TRANSPARENT = 75  # linux/in6.h
@@ -33,7 +35,7 @@ ANCILLARY_BYTES = sum(map(socket.CMSG_SPACE, (16, 28, _TIMESPEC.size, 4)))
 Address = tuple[socket.AddressFamily, str]
 
 
-class ListenError(OSError):
+class ListenError(Failure, OSError):
     """A socket that could not be opened, in one line."""
 
 

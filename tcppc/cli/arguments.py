@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tcppc import config
+from tcppc.problems import Misuse
 
 PROGRAM = "tcppc"
 
@@ -40,7 +40,7 @@ class Exit(enum.IntEnum):
     USAGE = 2
 
 
-class UsageError(Exception):
+class UsageError(Misuse):
     """What was wrong with the arguments, in one line."""
 
 
@@ -80,6 +80,8 @@ SENSOR: Settings = (
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Settings = SENSOR) -> None:
+    from tcppc import config  # not at the top: commands that take no settings begin without them
+
     for names, (section, key), words in settings:
         field = config.setting_of(section, key)
         default = config.toml_value(field.default)

@@ -9,6 +9,7 @@ from tcppc import nc, values
 from tcppc.capture import sockets
 from tcppc.cli.arguments import UsageError, parser
 from tcppc.config import ConfigError
+from tcppc.problems import Failure
 
 _EXAMPLES = """\
 examples:
@@ -21,7 +22,7 @@ docs/migrating.md has the lines of nc, ncat and socat beside these.
 """
 
 
-class RunError(Exception):
+class RunError(Failure):
     """Why it cannot listen, in one line: exit code 1."""
 
 

@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.progress import Progress
-from tcppc.clock import Zone
 from tcppc.flows import alerts, helper, libpcap, report, scanners, sources
 from tcppc.flows.alerts import Alerts
 from tcppc.flows.capture_files import CaptureError
@@ -27,10 +26,8 @@ from tcppc.flows.names import Template
 from tcppc.flows.packets import Reading, Totals
 from tcppc.flows.report import Report
 from tcppc.flows.scanners import Scanners
-from tcppc.flows.sessions import Sessions
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
-from tcppc.records import Encoder
 from tcppc.values import duration
 
 if TYPE_CHECKING:  # it needs h11
@@ -135,6 +132,10 @@ class _Run:
         if wanted.keep:
             found.append(Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open))
         if wanted.json:
+            from tcppc.clock import Zone
+            from tcppc.flows.sessions import Sessions
+            from tcppc.records import Encoder
+
             file = self._json = sys.stdout if wanted.json == "-" else _new(wanted.json)
             encoder = Encoder(Zone(), "")
             found.append(Sessions(lambda session: print(encoder.line(session), file=file)))

@@ -65,7 +65,7 @@ class Alerts(Listener):
         self._begun: set[Flow] = set()
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
-        if flow in self._begun or not run.data.size() or verdict.what not in ("write", "shift"):
+        if flow in self._begun or not run.data.size or verdict.what not in ("write", "shift"):
             return
         self._begun.add(flow)
         for tell in self._opened:

@@ -161,7 +161,7 @@ class Engine:
         flow.packets += 1
         flow.sent += run.sent
         flow.captured += run.captured
-        size = run.data.size()
+        size = run.data.size
         verdict = Verdict("write", flow.stream.append(size))
         for each in self._by_packet:
             each.segment(flow, run, verdict)
@@ -178,7 +178,7 @@ class Engine:
 
     def _begin(self, key: Key, run: Run) -> Flow | None:
         """None for what begins no stream, and where none are begun."""
-        if not self.begins or not Stream.begins(Segment(run.seq, run.flags, b"", run.size)):
+        if not self.begins or not Stream.begins(run.flags, run.size):
             return None
         src, sport, dst, dport, vlan, protocol = key
         other = self._flows.get((dst, dport, src, sport, vlan, protocol))
@@ -208,7 +208,7 @@ class Engine:
         if self._template.no_files:
             return
         data = run.data
-        size = data.size()
+        size = data.size
         if verdict.over:
             flow.conflicts += self._conflicts(flow, verdict, run)
         if verdict.what == "shift":
@@ -290,7 +290,11 @@ class Engine:
         """All streams that are open still end here."""
         self.settle()
         rest = [*self._left, *(each for flow in self._flows.values() for each in (flow.rival, flow) if each)]
-        for flow in sorted(rest, key=lambda flow: flow.named.number):
+        rest.sort(key=lambda flow: flow.named.number)
+        # First those of which all is written, while the others are being written.
+        for flow in [flow for flow in rest if not flow.file.lent]:
+            self._retire(flow)
+        for flow in rest:
             self._retire(flow)
         self._files.flush()
         for each in self._listeners:

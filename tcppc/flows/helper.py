@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_TICKET = 2  # bytes; a pipe takes 65,536
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -32,43 +33,61 @@ def _undisturbed() -> Iterator[None]:
 
 
 class Helper:
-    """One at a time: `start` it, and later take its `result`."""
+    """One at a time: `start` it, take what is `left` of the work, and then its `result`."""
 
     def __init__(self) -> None:
         self._pid = 0
         self._answer = -1
+        self._tickets = -1
 
-    def start(self, work: Callable[[], Any]) -> None:
-        """`work` is done by a copy of this process; what it returns is carried over, and OSError too."""
+    def start(self, work: Callable[[int], Any], parts: int) -> None:
+        """`work` is done by a copy of this process, for each number below `parts` that is not taken from it by `left`;
+        what it returns is carried over, and OSError too."""
         with _undisturbed():
+            tickets, issued = os.pipe2(os.O_CLOEXEC)
+            # All at once, and no more come: who reads a number has it, and who reads nothing knows that none is left.
+            os.write(issued, b"".join(number.to_bytes(_TICKET, "big") for number in range(parts)))
+            os.close(issued)
             reading, writing = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
             if not pid:
-                _be_the_helper(work, writing)
+                _be_the_helper(work, _drawn(tickets), writing)
             os.close(writing)
-            self._pid, self._answer = pid, reading
+            self._pid, self._answer, self._tickets = pid, reading, tickets
 
-    def result(self) -> Any:
-        """Waits for it. OSError: the work's own, or that it did not come to its end."""
+    def left(self) -> Iterator[int]:
+        """Numbers that nobody has begun; each is the caller's to do."""
+        return _drawn(self._tickets)
+
+    def result(self) -> dict[int, Any]:
+        """Waits for it: what each number's work returned, of those that it did. OSError: the work's own, or that it did
+        not come to its end."""
         with _undisturbed():
+            os.close(self._tickets)
             with os.fdopen(self._answer, "rb") as answer:
                 told = answer.read()
-            self._answer = -1
+            self._answer = self._tickets = -1
             _, status = os.waitpid(self._pid, 0)
         if status:
             raise OSError(errno.EIO, f"the process that helps to write ended early (status {status})", "output files")
         found = pickle.loads(told)  # our own process's
         if isinstance(found, OSError):
             raise found
-        return found
+        return dict(found)
 
 
-def _be_the_helper(work: Callable[[], Any], writing: int) -> None:
+def _drawn(tickets: int) -> Iterator[int]:
+    while ticket := os.read(tickets, _TICKET):
+        yield int.from_bytes(ticket, "big")
+
+
+def _be_the_helper(work: Callable[[int], Any], numbers: Iterator[int], writing: int) -> None:
     """Does not return. Signals stay blocked: the work is bounded, and what was begun is done."""
     code = 1
     try:
+        found: Any
         try:
-            found = work()
+            found = {number: work(number) for number in numbers}
         except OSError as problem:
             found = problem
         with os.fdopen(writing, "wb") as answer:

@@ -134,4 +134,6 @@ class Parser:
 
 def shown(packed: bytes) -> str:
     """An address as people write it."""
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+    if len(packed) == 4:
+        return "%d.%d.%d.%d" % tuple(packed)  # noqa: UP031 - thrice as fast as inet_ntop
+    return socket.inet_ntop(socket.AF_INET6, packed)

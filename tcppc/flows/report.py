@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
+import html
 import os
 import platform
+import re
 import resource
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
+from functools import lru_cache
 from typing import IO
-from xml.sax.saxutils import escape, quoteattr
 
 from tcppc import __version__
 from tcppc.flows.flow import Flow
@@ -42,25 +43,33 @@ xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:tcpflow='http://afflib.org/tcp
     <version>{__version__}</version>
 """
 _LIBRARIES = ("numpy", "h11", "Brotli", "zstandard")
+_PLAIN = re.compile(r"[\w./ :,+-]*", re.ASCII).fullmatch  # what nearly all is: as it stands
 _CONTROL = {code: "\ufffd" for code in [*range(32), 0x7F, 0xFFFE, 0xFFFF] if code not in (9, 10, 13)}
 
 
 def text(value: str) -> str:
     """As XML 1.0 takes it: without control characters and halves of characters."""
-    return escape(value.encode("utf-8", "replace").decode().translate(_CONTROL))
+    if _PLAIN(value):
+        return value
+    return html.escape(value.encode("utf-8", "replace").decode().translate(_CONTROL), quote=False)
 
 
 def attribute(value: str) -> str:
-    return quoteattr(value.encode("utf-8", "replace").decode().translate(_CONTROL))
+    return f"'{html.escape(value.encode('utf-8', 'replace').decode().translate(_CONTROL))}'"
+
+
+@lru_cache(maxsize=1 << 12)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def stamp(instant: int) -> str:
     """xs:dateTime, with as many digits as the instant (ns) has: none, six or nine."""
     seconds, rest = divmod(instant, 10**9)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     if not rest:
-        return f"{whole}Z"
-    return f"{whole}.{rest // 1000:06d}Z" if rest % 1000 == 0 else f"{whole}.{rest:09d}Z"
+        return f"{_second(seconds)}Z"
+    micro, nano = divmod(rest, 1000)
+    return f"{_second(seconds)}.{rest:09d}Z" if nano else f"{_second(seconds)}.{micro:06d}Z"
 
 
 class Report(Listener):
@@ -141,36 +150,39 @@ def digests(parts: Iterable[bytes], names: Sequence[str]) -> list[str]:
 def _told(flow: Flow) -> str:
     """What there is to say of it beside its bytes."""
     named, stream = flow.named, flow.stream
-    pieces = [f"    <tcpflow:tcpflow startime='{stamp(flow.first)}' endtime='{stamp(flow.last)}'"]
-    if named.dst_mac:
-        pieces.append(f" mac_daddr='{named.dst_mac.hex(':')}'")
-    if named.src_mac:
-        pieces.append(f" mac_saddr='{named.src_mac.hex(':')}'")
     family = 2 if len(named.src) == 4 else 10
-    pieces.append(
-        f" family='{family}' src_ipn='{shown(named.src)}' dst_ipn='{shown(named.dst)}' srcport='{named.sport}'"
-        f" dstport='{named.dport}' packets='{flow.packets}'"
+    said = (
+        f"    <tcpflow:tcpflow startime='{stamp(flow.first)}' endtime='{stamp(flow.last)}'"
+        f"{_macs(named.dst_mac, named.src_mac)} family='{family}' src_ipn='{shown(named.src)}'"
+        f" dst_ipn='{shown(named.dst)}' srcport='{named.sport}' dstport='{named.dport}' packets='{flow.packets}'"
     )
-    gaps = stream.gaps
+    gaps = stream.gaps if stream.seen != stream.size else []
     counts = {
         "out_of_order_count": stream.out_of_order, "violations": stream.violations, "len": flow.sent,
         "caplen": flow.captured if flow.captured != flow.sent else 0,
-        "protocol": named.protocol * (named.protocol != TCP),
+        "protocol": named.protocol if named.protocol != TCP else 0,
         "overlapping_bytes_that_differ": flow.conflicts, "gaps": len(gaps),
-        "gap_bytes": sum(size for _, size in gaps), "gaps_forgotten": stream.gaps_forgotten,
+        "gap_bytes": sum([size for _, size in gaps]), "gaps_forgotten": stream.gaps_forgotten,
     }  # fmt: skip
-    pieces += [f" {name}='{number}'" for name, number in counts.items() if number]
-    if named.vlan >= 0:
-        pieces.append(f" vlan='{named.vlan}'")
-    pieces.append(f" connection='{named.pair}'")
+    said += "".join([f" {name}='{number}'" for name, number in counts.items() if number])
+    vlan = f" vlan='{named.vlan}'" if named.vlan >= 0 else ""
+    said += f"{vlan} connection='{named.pair}'"
     if not gaps:
-        return "".join([*pieces, "/>\n"])
+        return f"{said}/>\n"
     told = [f"      <tcpflow:gap offset='{at}' len='{size}'/>\n" for at, size in gaps[:MOST_GAPS_TOLD]]
-    return "".join([*pieces, ">\n", *told, "    </tcpflow:tcpflow>\n"])
+    return f"{said}>\n{''.join(told)}    </tcpflow:tcpflow>\n"
+
+
+@lru_cache(maxsize=1 << 12)
+def _macs(dst: bytes, src: bytes) -> str:
+    there = f" mac_daddr='{dst.hex(':')}'" if dst else ""
+    return f"{there} mac_saddr='{src.hex(':')}'" if src else there
 
 
 def _environment() -> str:
     """What made it, and where."""
+    from importlib import metadata  # takes longer than many a capture
+
     found = ["    <build_environment>\n", f"      <compiler>{text(platform.python_compiler())}</compiler>\n"]
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, BinaryIO
 
 from tcppc.flows.flow import Flow
@@ -51,12 +50,12 @@ Scan = Callable[[Scanned, BinaryIO], Any]
 
 def installed() -> list[str]:
     """Names of the plug-ins that are there."""
-    return sorted({point.name for point in metadata.entry_points(group=GROUP)})
+    return sorted({point.name for point in _entry_points()})
 
 
 def plug_in(name: str) -> Scan:
     """ScannerError where there is none of that name, or it cannot be loaded."""
-    for point in metadata.entry_points(group=GROUP):
+    for point in _entry_points():
         if point.name == name:
             try:
                 found: Scan = point.load()
@@ -81,6 +80,12 @@ def python(settings: dict[str, str]) -> Scan:
     except Exception as problem:
         raise ScannerError(f"-e python: {module}.{function} cannot be loaded: {_line(problem)}") from None
     return lambda flow, stream: called(stream.read(MOST_BYTES))
+
+
+def _entry_points() -> Any:
+    from importlib import metadata  # takes longer than many a capture
+
+    return metadata.entry_points(group=GROUP)
 
 
 class Scanners(Listener):

@@ -66,6 +66,7 @@ class Source:
         """Is it a plain file that is worth numpy's start, where that is installed?"""
         if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES or self.file.tell():
             return False
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads that have nothing to do here
         try:
             from tcppc.flows import batches
         except ImportError:

@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
     over: tuple[Range, ...] = ()
 
 
-IGNORE, NEW = Verdict("ignore"), Verdict("new")
+IGNORE, NEW, FIRST = Verdict("ignore"), Verdict("new"), Verdict("write")
 
 
 def _signed(number: int) -> int:
@@ -73,24 +73,32 @@ class Stream:
     _have: list[Range] = field(default_factory=list)  # that came, in order, none touching
 
     @staticmethod
-    def begins(segment: Segment) -> bool:
-        """Does a stream begin with it? A bare ACK, FIN or RST of an unknown connection is nobody's."""
-        return bool(segment.flags & SYN) or segment.sent > 0
+    def begins(flags: int, size: int) -> bool:
+        """Does a stream begin with such a segment? A bare ACK, FIN or RST of an unknown connection is nobody's."""
+        return size > 0 or bool(flags & SYN)
 
     def offer(self, segment: Segment) -> Verdict:
         """What to do with the segment's bytes."""
-        first = self._base is None
-        if first:
-            self._syn = bool(segment.flags & SYN)
-            self._base = segment.seq + self._syn
+        if self._base is None:
+            return self._begin(segment)
         offset = self._offset(segment)
-        if not first and self._is_another(segment, offset):
+        if self._is_another(segment, offset):
             return NEW
         verdict = self._place(segment, offset) if segment.sent or self._is_late_syn(segment, offset) else IGNORE
         self._syn |= bool(segment.flags & SYN)
         if verdict is not NEW and verdict.what != "compare":
             self._end(segment, 0 if verdict.what == "shift" else offset)
         return verdict
+
+    def _begin(self, segment: Segment) -> Verdict:
+        self._syn = bool(segment.flags & SYN)
+        self._base = segment.seq + self._syn
+        self._next = self.seen = sent = segment.sent
+        if sent:
+            self._have.append((0, sent))
+        if segment.flags & (FIN | RST):
+            self._end(segment, 0)
+        return FIRST if sent else IGNORE
 
     def takes_whole(self, segment: Segment) -> bool:
         """Is what several segments are, one behind the other, the same as this one that has the bytes of all? Not where

@@ -9,11 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import time
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
 from tcppc.flows import moving
@@ -22,8 +19,9 @@ from tcppc.flows.names import Named, Template
 
 MOST_OPEN = 200
 # What a file costs beside its bytes, in bytes, and what is worth another process.
-FILE_COST, WORTH_COST = 60_000, 32 << 20
-WAITED_SECONDS = 0.002
+FILE_COST, WORTH_COST = 60_000, 16 << 20
+PART_COST = 4 << 20  # what is taken at once
+MOST_PARTS = 16384
 # What is wrong with one file alone: too far for the file system, a name too long or none at all, a folder in its place.
 _OF_ONE_FILE = {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _OTHER_DESCRIPTORS = 32
@@ -40,32 +38,30 @@ def _unseen(path: str, flags: int) -> int:
 
 
 class Pieces(NamedTuple):
-    """Bytes one behind the other: those of `buffer` from `begins[n]` to `ends[n]`, n from `low` to `high`."""
+    """`size` bytes one behind the other: those of `buffer` from `begins[n]` to `ends[n]`, n from `low` to `high`."""
 
     buffer: memoryview
-    begins: Sequence[int] = (0,)
-    ends: Sequence[int] = ()
-    low: int = 0
-    high: int = 1
+    begins: Sequence[int]
+    ends: Sequence[int]
+    low: int
+    high: int
+    size: int
 
     @classmethod
     def of(cls, data: bytes) -> Pieces:
-        return cls(memoryview(data), (0,), (len(data),), 0, 1 if data else 0)
+        return cls(memoryview(data), (0,), (len(data),), 0, 1 if data else 0, len(data))
 
     def parts(self) -> list[memoryview]:
-        buffer = self.buffer
-        low, high = self.low, self.high
+        buffer, low, high = self.buffer, self.low, self.high
+        if high - low == 1:
+            return [buffer[self.begins[low] : self.ends[low]]]
         return [buffer[begin:end] for begin, end in zip(self.begins[low:high], self.ends[low:high], strict=True)]
-
-    def size(self) -> int:
-        low, high = self.low, self.high
-        return sum(self.ends[low:high]) - sum(self.begins[low:high])
 
 
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("count", "fd", "lent", "limit", "named", "over", "pending", "size", "timed")
+    __slots__ = ("count", "due", "fd", "lent", "limit", "named", "over", "pending", "size", "timed")
 
     def __init__(self, named: Named, limit: int = -1) -> None:
         self.named = named
@@ -74,9 +70,10 @@ class StreamFile:
         self.size = 0  # bytes in the file, with those that wait
         self.limit = limit  # -b: no byte is written from here on; -1: all are
         self.pending: list[tuple[int, Pieces]] = []  # (offset, what stands there)
+        self.due = 0  # bytes of them
         self.over = False
         self.timed = False  # has it its packets' time?
-        self.lent = False  # is the helper at it?
+        self.lent = 0  # of what is pending, so much is with the helper
 
 
 class StreamFiles:
@@ -95,8 +92,7 @@ class StreamFiles:
         self.failed: dict[StreamFile, str] = {}  # files that lack something, and why
         # Two processes would each find the same name free.
         self._helper = Helper() if helped and template.tells_streams_apart else None
-        self._lent: list[StreamFile] = []
-        self._own_share = 0.35
+        self._lent: list[list[StreamFile]] = []  # in the parts that are taken from it
         os.makedirs(folder, exist_ok=True)
 
     def put(self, file: StreamFile, offset: int, pieces: Pieces, size: int) -> None:
@@ -109,67 +105,111 @@ class StreamFiles:
         if not file.pending:
             self.waiting.append(file)
         file.pending.append((offset, pieces))
-        file.size = max(file.size, offset + size)
+        file.due += size
+        if offset + size > file.size:
+            file.size = offset + size
 
     def flush(self) -> None:
-        """All that waits; with a helper, a part of it is written while other work goes on."""
+        """All that waits; with a helper, meanwhile: what that has not taken by `settle` is written then."""
         self.settle()
-        waiting, self.waiting = [file for file in self.waiting if file.pending], []
-        for file in waiting[self._lend(waiting) :]:
-            self.flush_one(file)
+        waiting, self.waiting = [file for file in dict.fromkeys(self.waiting) if file.pending], []
+        if not self._lend(waiting):
+            for file in waiting:
+                self.flush_one(file)
 
-    def _lend(self, waiting: list[StreamFile]) -> int:
-        """How many of them, from the first on, the helper writes."""
+    def _lend(self, waiting: list[StreamFile]) -> bool:
+        """All of them to the helper, in parts of some cost. False where that is not worth it."""
         if not self._helper:
-            return 0
-        cost = list(accumulate(FILE_COST + sum(pieces.size() for _, pieces in file.pending) for file in waiting))
-        if not cost or cost[-1] < WORTH_COST:
-            return 0
-        count = bisect_left(cost, cost[-1] * (1 - self._own_share)) + 1
-        lent = waiting[:count]
-        self._helper.start(lambda: [self._written(file) for file in lent])
-        self._lent = lent
-        for file in lent:
-            file.lent, file.pending = True, []
-            if file.fd >= 0:  # it has its own, and sets the times when it has written
-                del self._open[file]
-                os.close(file.fd)
-                file.fd = -1
-        return count
+            return False
+        if len(waiting) * FILE_COST + sum([file.due for file in waiting]) < WORTH_COST:
+            return False
+        parts: list[list[StreamFile]] = []
+        part: list[StreamFile] = []
+        cost = 0
+        for file in waiting:
+            part.append(file)
+            cost += FILE_COST + file.due
+            if cost > PART_COST and len(parts) < MOST_PARTS:
+                parts.append(part)
+                part, cost = [], 0
+        self._lent = [*parts, part]
+        self._helper.start(lambda number: self._written(self._lent[number]), len(self._lent))
+        for file in waiting:
+            file.lent = len(file.pending)
+            if file.fd >= 0:  # who writes it opens it, and sets the times when it has written
+                self._release(file)
+        return True
 
-    def _written(self, file: StreamFile) -> tuple[int, str]:
-        """In the helper: (what its name counts, what was wrong with it)."""
-        self.flush_one(file)
-        self._release(file)
-        return file.count, self.failed.get(file, "")
+    def _written(self, part: list[StreamFile]) -> tuple[list[int], list[tuple[int, str]]]:
+        """In the helper: what each file's name counts; which had something wrong with them, and what."""
+        for file in part:
+            if file.count >= 0 or len(file.pending) > 1 or not self._write_new(file):
+                self._flush_now(file)
+                self._release(file)
+        problems = [(number, self.failed[file]) for number, file in enumerate(part) if file in self.failed]
+        return [file.count for file in part], problems
+
+    def _write_new(self, file: StreamFile) -> bool:
+        """What nearly all small streams are: one piece, and that is the file. False: it is not done so, or not yet."""
+        (offset, pieces) = file.pending[0]
+        name = self._template.path(file.named)
+        if offset or pieces.high - pieces.low > _MOST_PIECES or name in self._counts:
+            return False
+        try:
+            fd = os.open(f"{self.folder}/{name}", _CREATE, 0o644)
+        except OSError:  # told where it is tried again
+            return False
+        file.count = 0
+        try:
+            done = os.writev(fd, pieces.parts())
+            os.utime(fd, ns=(file.named.start, file.named.start))
+        except OSError:
+            done = -1
+        os.close(fd)
+        return done == pieces.size
 
     def _fail(self, file: StreamFile, problem: str) -> None:
         """Nothing more of it is written; the others are."""
         self.failed.setdefault(file, problem)
-        file.limit, file.pending = 0, []
+        file.limit, file.pending, file.due = 0, [], 0
 
     def settle(self) -> None:
-        """What the helper has is written after this."""
-        if not self._lent:
+        """What was lent is written after this: what the helper has not begun, here."""
+        if not self._lent or not self._helper:
             return
-        lent, self._lent = self._lent, []
-        begun = time.monotonic()
-        for file, (count, problem) in zip(lent, self._helper.result() if self._helper else (), strict=True):
-            file.lent = False
-            if problem:
-                self._fail(file, problem)
-            if file.count < 0:
-                self.took(file, count)
-            file.timed = True
-            if file.over:
-                self.close(file)
-        waited = time.monotonic() - begun > WAITED_SECONDS
-        self._own_share = min(0.5, max(0.05, self._own_share + (0.05 if waited else -0.05)))
+        parts, self._lent = self._lent, []
+        try:
+            for number in self._helper.left():
+                for file in parts[number]:
+                    self._flush_now(file)
+        finally:
+            done = self._helper.result()
+        for number, (counts, problems) in done.items():
+            for file, count in zip(parts[number], counts, strict=True):
+                if file.count < 0:
+                    self.took(file, count)
+                file.due -= sum([pieces.size for _, pieces in file.pending[: file.lent]])
+                del file.pending[: file.lent]
+                file.timed = True
+            for place, problem in problems:
+                self._fail(parts[number][place], problem)
+        for part in parts:
+            for file in part:
+                file.lent = 0
+                if file.pending:
+                    self.waiting.append(file)
+                elif file.over:
+                    self.close(file)
 
     def flush_one(self, file: StreamFile) -> None:
         if file.lent:
             self.settle()
-        pending, file.pending = file.pending, []
+        self._flush_now(file)
+        if file.over:
+            self.close(file)
+
+    def _flush_now(self, file: StreamFile) -> None:
+        pending, file.pending, file.due = file.pending, [], 0
         if not pending:
             return
         try:
@@ -179,8 +219,6 @@ class StreamFiles:
             if problem.errno not in _OF_ONE_FILE:
                 raise
             self._fail(file, f"{problem.filename}: {problem.strerror}")
-        if file.over:
-            self.close(file)
 
     def _write_all(self, fd: int, pending: list[tuple[int, Pieces]]) -> None:
         at = 0
@@ -207,8 +245,6 @@ class StreamFiles:
             offset += wanted
 
     def _descriptor(self, file: StreamFile) -> int:
-        if file.lent:
-            self.settle()
         if file.fd >= 0:
             self._open.move_to_end(file)
             return file.fd

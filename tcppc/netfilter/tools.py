@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tcppc.problems import Failure
+
 # Debian's users have no sbin in their path.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
 _PACKAGES = {"nft": "nftables", "ip": "iproute2"}
@@ -17,7 +19,7 @@ _PACKAGES = {"nft": "nftables", "ip": "iproute2"}
 TIMEOUT_SECONDS = 30.0
 
 
-class RulesError(Exception):
+class RulesError(Failure):
     """One line: what is in the way, and what to do."""
 
 
