@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcppc.flows import batches, capture_files, stream_files
+from tcppc.flows import batches, capture_files
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.engine import Engine
 from tcppc.flows.flow import Flow
@@ -182,13 +182,11 @@ def test_which_files_fit() -> None:
     assert not batches.fits(b"\x1f\x8b" + bytes(40))
 
 
-@pytest.mark.parametrize("helped", [False, True])
 def test_streams_of_many_windows_have_their_first_packet_s_time(
-    tmp_path: Path, helped: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With few descriptors, and with a second process that writes files which are open here."""
+    """With few descriptors."""
     monkeypatch.setattr(batches, "WINDOW_PACKETS", 300)
-    monkeypatch.setattr(stream_files, "WORTH_COST", 0)
     packets = [
         (
             BEGIN + number * 1000,
@@ -198,7 +196,7 @@ def test_streams_of_many_windows_have_their_first_packet_s_time(
     ]
     (tmp_path / "a.pcap").write_bytes(pcap(packets, nanoseconds=True))
     template = Template()
-    engine = Engine(StreamFiles(str(tmp_path / "out"), template, 20, helped), template)
+    engine = Engine(StreamFiles(str(tmp_path / "out"), template, 20), template)
     read(tmp_path / "a.pcap", engine)
     engine.finish()
     expected = b"".join(bytes([at]) * 20 for at in range(0, 240, 20))
@@ -206,29 +204,6 @@ def test_streams_of_many_windows_have_their_first_packet_s_time(
         path = tmp_path / "out" / f"010.001.000.{number:03d}.01000-010.000.000.002.00080"
         assert path.read_bytes() == expected
         assert path.stat().st_mtime_ns == BEGIN + number * 1000
-
-
-def test_both_ways_with_the_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_files, "WORTH_COST", 0)
-    monkeypatch.setattr(batches, "WINDOW_PACKETS", 50)
-    made = random.Random(3)
-    stories = [frames(*STORIES[story], sport=2000 + number) for number, story in enumerate(list(STORIES) * 3)]
-    packets: list[Any] = []
-    while stories:
-        story = made.choice(stories)
-        packets.append((BEGIN + len(packets) * 1000, story.pop(0)[1]))
-        stories = [each for each in stories if each]
-    (tmp_path / "a.pcap").write_bytes(pcap(packets))
-    for name, helped in (("alone", False), ("helped", True)):
-        template = Template()
-        engine = Engine(StreamFiles(str(tmp_path / name), template, 5, helped), template)
-        read(tmp_path / "a.pcap", engine)
-        engine.finish()
-    assert contents(tmp_path / "helped") == contents(tmp_path / "alone")
-    times = [
-        {path.name: path.stat().st_mtime_ns for path in (tmp_path / name).iterdir()} for name in ("alone", "helped")
-    ]
-    assert times[0] == times[1]
 
 
 def test_an_error_of_the_disk_is_that_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ PAUSE_SECONDS = 0.2
 
 
 class Progress:
-    """`what` of `total` bytes; call it with the bytes of each step, and `done` at the end."""
+    """`what` of `total` bytes (0: nothing is shown); call it with the bytes of each step, and `done` at the end."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what = what
@@ -19,7 +19,7 @@ class Progress:
             time.monotonic()
         )  # nothing is shown of work that is done before the first pause is over
         self._shown = False
-        self._wanted = sys.stderr.isatty()
+        self._wanted = total > 0 and sys.stderr.isatty()
 
     def __call__(self, step: int) -> None:
         self._so_far += step

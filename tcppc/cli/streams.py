@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.progress import Progress
-from tcppc.flows import alerts, helper, libpcap, report, scanners, sources
+from tcppc.flows import alerts, libpcap, report, scanners, sharing, sources
 from tcppc.flows.alerts import Alerts
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.capture_writer import Kept, Writer
@@ -81,6 +81,12 @@ class _Run:
         self._live = None if wanted.captures or wanted.after else self._listen()
         if wanted.user:
             _become(wanted.user)
+        self._failed: list[str] = []
+        self._told: Report | None = None
+        self._fragment = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")  # noqa: SIM115 - it goes with us
+        # From here on there may be two of us, of which the other one is told nothing and tells nobody.
+        self._other = sharing.Other() if self._shared() else None
+        self._is_other = bool(self._other and self._other.is_it)
         rules = Rules(
             wanted.most_seek,
             wanted.most_bytes,
@@ -94,14 +100,26 @@ class _Run:
         )
         if self._hidden:
             template, folder = template.with_suffix(""), self._hidden.name
-        self._files = StreamFiles(folder, template, wanted.most_open, helper.of_use())
+        self._files = StreamFiles(folder, template, wanted.most_open)
         self._writer = Writer(open(wanted.unhandled, "wb")) if wanted.unhandled else None  # noqa: SIM115 - it closes it
         reading = Reading(wanted.udp, wanted.tunnels, wanted.checksums, self._writer)
         self._totals = Totals()
         self._json: IO[str] | None = None
         self._scanners: Scanners | None = None
         self._of_http: Bodies | None = None
-        self._engine = Engine(self._files, template, rules, reading, self._listeners(), self._totals)
+        self._engine = Engine(self._files, template, rules, reading, self._listeners(), self._totals, self._share())
+
+    def _shared(self) -> bool:
+        """Are two processes of use, and is it the same what each of them does by itself?"""
+        wanted = self._wanted
+        alone = wanted.console or wanted.keep or wanted.index or wanted.json or wanted.scanners or wanted.unhandled
+        if alone or wanted.checksums or wanted.settings or not wanted.template.counts_nothing or not sharing.of_use():
+            return False
+        names = [*wanted.captures, *wanted.after]
+        return sum(map(sources.plain_size, names)) >= sources.WORTH_SHARING and all(map(sources.plain_size, names))
+
+    def _share(self) -> sharing.Share | None:
+        return sharing.Share(int(self._is_other)) if self._other else None
 
     def _nanoseconds(self, name: str, default: int) -> int:
         if name not in self._wanted.settings:
@@ -150,7 +168,7 @@ class _Run:
         if scans := self._scans():
             self._scanners = Scanners(self._files, scans)
             found.append(self._scanners)
-        told = self._report()
+        told = self._told = self._report()
         if "http" in wanted.scanners:
             found.append(self._bodies(told, console.message if console else None))
         if told:
@@ -187,6 +205,8 @@ class _Run:
         wanted = self._wanted
         if wanted.settings.get("enable_report", "").upper() == "NO" or wanted.report == "":
             return None
+        if self._is_other:
+            return Report(self._fragment, self._files, self._totals, (), wanted.hashes, whole=False)
         name = wanted.report or os.path.join(wanted.folder, report.NAME)
         file = sys.stdout if name == "-" else _new(name)
         if name != "-" and not wanted.quiet:
@@ -197,8 +217,30 @@ class _Run:
 
     def run(self) -> Exit:
         stop, begun = Stop(), time.monotonic()
+        if self._other and self._other.is_it:
+            self._other.tell(self._half(stop))
+        try:
+            self._work(stop)
+        except BaseException:
+            if self._other:
+                self._other.stop()
+            raise
+        for problem in self._failed[:MOST_TOLD]:
+            _tell(problem)
+        if self._failed:
+            _tell(f"{len(self._failed)} streams lack something in their files, as the report says")
+            self.code = Exit.FAILED
+        if stop.wanted and not self._live:
+            _tell("stopped before the end of the captures; what was read is written")
+            self.code = Exit.FAILED
+        if not self._wanted.quiet:
+            print(self._summary(time.monotonic() - begun), file=sys.stderr)
+        return self.code
+
+    def _work(self, stop: Stop) -> None:
         names = [*self._wanted.captures, *self._wanted.after]
-        progress = Progress("packets to streams", sum(os.path.getsize(name) for name in names if os.path.isfile(name)))
+        size = sum(os.path.getsize(name) for name in names if os.path.isfile(name))
+        progress = Progress("packets to streams", 0 if self._is_other else size)
         try:
             if self._live:
                 self._hear(self._live, stop)
@@ -211,25 +253,40 @@ class _Run:
             stop.wanted = True
         finally:
             progress.done()
-            self._engine.finish()
+            self._engine.finish(lambda: self._join(stop))
             if self._writer:
                 self._writer.close()
             if self._json and self._json is not sys.stdout:
                 self._json.close()
             if self._hidden:
                 self._hidden.cleanup()
-        failed = list(self._files.failed.values())
-        for problem in failed[:MOST_TOLD]:
-            _tell(problem)
-        if failed:
-            _tell(f"{len(failed)} streams lack something in their files, as the report says")
-            self.code = Exit.FAILED
-        if stop.wanted and not self._live:
-            _tell("stopped before the end of the captures; what was read is written")
-            self.code = Exit.FAILED
-        if not self._wanted.quiet:
-            print(self._summary(time.monotonic() - begun), file=sys.stderr)
-        return self.code
+
+    def _half(self, stop: Stop) -> OSError | tuple[Totals, list[str]]:
+        """In the other process: what this one must know of it."""
+        try:
+            self._work(stop)
+        except OSError as problem:
+            return problem
+        return self._totals, self._failed
+
+    def _join(self, stop: Stop) -> None:
+        """What the other process did becomes a part of this one's."""
+        self._failed = list(self._files.failed.values())
+        if not self._other or self._is_other:
+            return
+        if stop.wanted:
+            self._other.stop()
+        found = self._other.result()
+        if isinstance(found, OSError):
+            raise found
+        totals, failed = found
+        self._failed += failed
+        self._totals.streams += totals.streams
+        self._totals.bytes += totals.bytes
+        self._totals.most_open += totals.most_open
+        if self._told:
+            self._fragment.seek(0)
+            self._told.add(self._fragment)
 
     def _read(self, name: str, source: Source | None, progress: Progress, stop: Stop) -> None:
         """One capture; what is wrong with it costs the others nothing."""
@@ -238,9 +295,10 @@ class _Run:
             (source or _open(name)).read(self._engine, self._filter, progress, stop)
         except (CaptureError, libpcap.PcapError) as problem:
             progress.done()
-            _tell(str(problem))
+            if not self._is_other:
+                _tell(str(problem))
             self.code = Exit.FAILED
-        if self._wanted.verbose:
+        if self._wanted.verbose and not self._is_other:
             progress.done()
             _tell(f"{name}: {self._totals.packets - before} packets; {self._engine.open_now} streams are remembered")
 

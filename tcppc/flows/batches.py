@@ -29,6 +29,7 @@ from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
+_LOOK_PACKETS = 512  # between two looks at how large the window is
 _HEADER, _RECORD = 24, 16
 Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
 Hosts = set[tuple[bytes, bytes]]  # source and destination
@@ -77,8 +78,8 @@ def _read(
         offsets, after, problem = _walk(memory, at, order)
         if wanted:
             offsets = _filtered(memory, offsets, order, wanted)
-        if offsets:
-            _window(memory, np.array(offsets, np.int64), order, nanoseconds, engine)
+        if len(offsets):
+            _window(memory, offsets, order, nanoseconds, engine)
         if problem:
             raise CaptureError(f"{name}: at byte {after}: {problem}")
         # What is done is given back: else the file's pages would all count as ours.
@@ -87,34 +88,44 @@ def _read(
         at = after
 
 
-def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[list[int], int, str]:
+def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[Numbers, int, str]:
     """(where the records of the next window begin, where it ends, what is wrong there)."""
     captured = struct.Struct(f"{order}I").unpack_from
-    offsets: list[int] = []
-    add, end, stop = offsets.append, len(memory), at + WINDOW_BYTES
-    while at + _RECORD <= end:
-        size = captured(memory, at + 8)[0]
-        if size > MOST_PACKET:
-            return offsets, at + _RECORD, f"a packet of {size} bytes, which is none; the rest cannot be read"
-        following = at + _RECORD + size
-        if following > end:
-            return offsets, end, f"ends within a packet: {end - at - _RECORD} of {size} bytes"
-        add(at)
-        at = following
-        if at > stop or len(offsets) >= WINDOW_PACKETS:
-            return offsets, at, ""
-    return offsets, end, f"ends within a packet's header: {end - at} of 16 bytes" if at < end else ""
+    lengths: list[int] = []  # where each record's captured length stands: eight bytes behind its begin
+    add, place, end, bad = lengths.append, at + 8, len(memory), False
+    try:
+        while len(lengths) < WINDOW_PACKETS and place - at < WINDOW_BYTES and not bad:
+            for _ in range(min(_LOOK_PACKETS, WINDOW_PACKETS)):
+                (size,) = captured(memory, place)
+                if size > MOST_PACKET:
+                    bad = True
+                    break
+                add(place)
+                place += size + _RECORD
+    except struct.error:  # there is no more
+        pass
+    offsets, after = np.array(lengths, np.int64) - 8, place - 8
+    if bad:
+        return offsets, after + _RECORD, f"a packet of {size} bytes, which is none; the rest cannot be read"
+    if after <= end:
+        left = end - after
+        cut = 0 < left < 12  # too little to tell its length
+        return offsets, end if cut else after, f"ends within a packet's header: {left} of 16 bytes" if cut else ""
+    begin = int(offsets[-1])
+    if begin + _RECORD > end:
+        return offsets[:-1], end, f"ends within a packet's header: {end - begin} of 16 bytes"
+    return offsets[:-1], end, f"ends within a packet: {end - begin - _RECORD} of {after - begin - _RECORD} bytes"
 
 
-def _filtered(memory: mmap.mmap, offsets: list[int], order: str, wanted: Filter) -> list[int]:
+def _filtered(memory: mmap.mmap, offsets: Numbers, order: str, wanted: Filter) -> Numbers:
     sizes = struct.Struct(f"{order}II").unpack_from
     base = np.frombuffer(memory, np.uint8).ctypes.data + _RECORD
     found = []
-    for at in offsets:
+    for at in offsets.tolist():
         captured, size = sizes(memory, at + 8)
         if wanted.at(1, ctypes.c_void_p(base + at), captured, max(size, captured)):
             found.append(at)
-    return found
+    return np.array(found, np.int64)
 
 
 def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine: Engine) -> None:
@@ -131,9 +142,11 @@ def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine
         begin = int(at[number]) + _RECORD
         data = memory[begin : begin + int(captured[number])]
         found = engine.parse(Packet(int(instants[number]), 1, int(size[number]), data))
-        if found:
+        if found and (engine.share is None or engine.share.has(found[0])):
             others.append((number, *found))
     engine.totals.packets += len(plain)
+    if engine.share:
+        plain = plain.only(engine.share.mask(plain.src, plain.sport, plain.dst, plain.dport))
     hosts = {(key[0], key[2]) for _, key, _ in others}
     if len(plain):
         runs = _runs(view, plain, at + _RECORD, instants, captured, size, hosts)

@@ -46,6 +46,10 @@ class Columns:
     def __len__(self) -> int:
         return len(self.index)
 
+    def only(self, mask: Numbers) -> Columns:
+        """Those of them where the mask is true."""
+        return Columns(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
 
 def decode(buffer: Any, at: Numbers, captured: Numbers, link: int) -> Columns:
     """The plain ones among packets that begin at `at` in `buffer`, `captured` bytes each."""
@@ -73,4 +77,4 @@ def decode(buffer: Any, at: Numbers, captured: Numbers, link: int) -> Columns:
         candidates, number("src"), number("sport"), number("dst"), number("dport"), number("seq"), number("flags"),
         begin + 34 + header, held, end - 20 - header,
     )  # fmt: skip
-    return Columns(*(getattr(found, name)[plain] for name in Columns.__dataclass_fields__))
+    return found.only(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tcppc.flows.capture_files import Packet
@@ -11,6 +11,7 @@ from tcppc.flows.flow import Flow, Key, Run
 from tcppc.flows.listener import Listener
 from tcppc.flows.names import Named, Template
 from tcppc.flows.packets import Parser, Reading, Totals
+from tcppc.flows.sharing import SHARES, Share
 from tcppc.flows.stream import MOST_SEEK, Segment, Stream, Verdict
 from tcppc.flows.stream_files import StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
@@ -43,8 +44,10 @@ class Engine:
         reading: Reading | None = None,
         listeners: Sequence[Listener] = (),
         totals: Totals | None = None,
+        share: Share | None = None,
     ) -> None:
         self.totals = totals or Totals()
+        self.share = share  # of the connections that are its own; None: all
         self.begins = True  # are new streams begun? (-R)
         self._files = files
         self._template = template
@@ -60,8 +63,7 @@ class Engine:
         self._flows: dict[Key, Flow] = {}
         self._closed: deque[Flow] = deque()
         self._leaving: list[Flow] = []  # since the last `settle`
-        self._left: list[Flow] = []  # before it: all that they have is written, or is being written
-        self._pairs = 0
+        self._pairs = share.number if share else 0
         self._waiting_bytes = 0
         self._now = self._swept = 0  # the newest packet's instant, and when idle streams were looked for
 
@@ -73,7 +75,7 @@ class Engine:
     def packet(self, packet: Packet) -> None:
         found = self.parse(packet)
         self._now = packet.instant
-        if found:
+        if found and (self.share is None or self.share.has(found[0])):
             flow = self.arrive(*found)
             if flow:
                 for each in self._by_packet:
@@ -186,7 +188,8 @@ class Engine:
         if other and other.partner and run.flags & (SYN | ACK) == SYN:
             other = None
         pair = other.named.pair if other else self._pairs
-        self._pairs += other is None
+        if other is None:
+            self._pairs += SHARES if self.share else 1
         macs = run.macs
         named = Named(
             src, sport, dst, dport, run.first, vlan, self.totals.streams, pair, macs[6:12], macs[:6], protocol
@@ -244,11 +247,10 @@ class Engine:
     def settle(self) -> None:
         """Writes what waits, and ends streams that have left."""
         self._waiting_bytes = 0
-        self._files.settle()
-        for flow in self._left:
-            self._retire(flow)
         self._files.flush()
-        self._left, self._leaving = self._leaving, []
+        leaving, self._leaving = self._leaving, []
+        for flow in leaving:
+            self._retire(flow)
         for each in self._listeners:
             each.settle()
 
@@ -286,17 +288,15 @@ class Engine:
         if other and other.retired:  # nothing of them is kept by the other
             flow.partner = other.partner = None
 
-    def finish(self) -> Totals:
-        """All streams that are open still end here."""
+    def finish(self, before_last: Callable[[], object] = lambda: None) -> Totals:
+        """All streams that are open still end here; then `before_last` is called, and then all who listen are at the
+        end."""
         self.settle()
-        rest = [*self._left, *(each for flow in self._flows.values() for each in (flow.rival, flow) if each)]
-        rest.sort(key=lambda flow: flow.named.number)
-        # First those of which all is written, while the others are being written.
-        for flow in [flow for flow in rest if not flow.file.lent]:
-            self._retire(flow)
-        for flow in rest:
+        rest = [each for flow in self._flows.values() for each in (flow.rival, flow) if each]
+        for flow in sorted(rest, key=lambda flow: flow.named.number):
             self._retire(flow)
         self._files.flush()
+        before_last()
         for each in self._listeners:
             each.finish()
         return self.totals

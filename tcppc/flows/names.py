@@ -106,6 +106,8 @@ class Template:
         self._is_default = template == DEFAULT and not set(letters) & set(LETTERS)
         codes = set(re.findall("%(.)", template))
         self.tells_streams_apart = codes >= {"A", "a", "B", "b", "v"}
+        # Names without the numbers of streams, which depend on those of all connections.
+        self.counts_nothing = self.tells_streams_apart and not codes & set("NKMGS") and not set(letters) & set("kmg")
         pieces: list[str | Callable[[Named, int], str]] = []
         for letter in letters:
             if letter in LETTERS:

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import socket
 import sys
 import time
@@ -73,7 +74,8 @@ def stamp(instant: int) -> str:
 
 
 class Report(Listener):
-    """Of the streams in `files`, to `file`. `results` gives what plug-ins found in a stream, as elements."""
+    """Of the streams in `files`, to `file`. `results` gives what plug-ins found in a stream, as elements. Where it is
+    not the `whole`, fileobjects alone are written, for `add` of another."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Report(Listener):
         captures: Sequence[str],
         hashes: Sequence[str] = (),
         results: Callable[[Flow], str] = lambda flow: "",
+        whole: bool = True,
     ) -> None:
         self._file = file
         self._files = files
@@ -90,7 +93,9 @@ class Report(Listener):
         self._hashes = hashes
         self._results = results
         self._begun = time.monotonic()
-        file.write(_BEGIN + _environment() + _sources(captures))
+        self._whole = whole
+        if whole:
+            file.write(_BEGIN + _environment() + _sources(captures))
 
     def settle(self) -> None:
         self._file.flush()
@@ -116,7 +121,14 @@ class Report(Listener):
             f" tcpflow:of={attribute(self._files.shown(stream))}/></byte_runs>\n{hashes}  </fileobject>\n"
         )
 
+    def add(self, fragment: IO[str]) -> None:
+        """What another one has written, before `finish`."""
+        shutil.copyfileobj(fragment, self._file, 1 << 20)
+
     def finish(self) -> None:
+        if not self._whole:
+            self._file.flush()
+            return
         self._file.write(_usage(time.monotonic() - self._begun))
         totals = self._totals
         numbers = {
@@ -210,11 +222,13 @@ def _sources(names: Sequence[str]) -> str:
 
 
 def _usage(seconds: float) -> str:
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     numbers = {
-        "utime": f"{used.ru_utime:.6f}", "stime": f"{used.ru_stime:.6f}", "maxrss": used.ru_maxrss,
-        "minflt": used.ru_minflt, "majflt": used.ru_majflt, "nswap": used.ru_nswap, "inblock": used.ru_inblock,
-        "oublock": used.ru_oublock, "clocktime": f"{seconds:.6f}",
+        "utime": f"{sum(used.ru_utime for used in both):.6f}", "stime": f"{sum(used.ru_stime for used in both):.6f}",
+        "maxrss": max(used.ru_maxrss for used in both), "minflt": sum(used.ru_minflt for used in both),
+        "majflt": sum(used.ru_majflt for used in both), "nswap": sum(used.ru_nswap for used in both),
+        "inblock": sum(used.ru_inblock for used in both), "oublock": sum(used.ru_oublock for used in both),
+        "clocktime": f"{seconds:.6f}",
     }  # fmt: skip
     inner = "".join(f"    <{name}>{value}</{name}>\n" for name, value in numbers.items())
     return f"  <rusage>\n{inner}  </rusage>\n"

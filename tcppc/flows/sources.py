@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import stat
@@ -19,9 +18,22 @@ from tcppc.flows.libpcap import WAIT_MS, Filter, Live
 
 # Below, packet by packet is done before numpy has started.
 WORTH_BYTES = 4 << 20
+WORTH_SHARING = 16 << 20  # bytes of captures; below, a second process gains nothing
 LOOK_PACKETS = 1024  # between two looks at the clock and at who wants to stop
 STANDARD_INPUT = "standard input"
 Progress = Callable[[int], None]
+
+
+def plain_size(name: str) -> int:
+    """Bytes of a file that can be read many packets at once; 0 for any other."""
+    try:
+        from tcppc.flows import batches
+
+        with open(name, "rb") as file:
+            told = os.fstat(file.fileno())
+            return told.st_size if stat.S_ISREG(told.st_mode) and batches.fits(file.read(24)) else 0
+    except (ImportError, OSError):
+        return 0
 
 
 class Stop:
@@ -64,15 +76,15 @@ class Source:
 
     def _at_once(self, engine: Engine) -> bool:
         """Is it a plain file that is worth numpy's start, where that is installed?"""
-        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES or self.file.tell():
+        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES:
             return False
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads that have nothing to do here
         try:
             from tcppc.flows import batches
         except ImportError:
             return False
-        head = self.file.peek(24)[:24] if isinstance(self.file, io.BufferedReader) else b""
-        return batches.fits(head)
+        # Without moving the place in the file, which another process may share.
+        return batches.fits(os.pread(self.file.fileno(), 24, 0))
 
     def _one_by_one(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
         try:

@@ -14,14 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from tcppc.flows import moving
-from tcppc.flows.helper import Helper
 from tcppc.flows.names import Named, Template
 
 MOST_OPEN = 200
-# What a file costs beside its bytes, in bytes, and what is worth another process.
-FILE_COST, WORTH_COST = 60_000, 16 << 20
-PART_COST = 4 << 20  # what is taken at once
-MOST_PARTS = 16384
 # What is wrong with one file alone: too far for the file system, a name too long or none at all, a folder in its place.
 _OF_ONE_FILE = {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _OTHER_DESCRIPTORS = 32
@@ -61,7 +56,7 @@ class Pieces(NamedTuple):
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("count", "due", "fd", "lent", "limit", "named", "over", "pending", "size", "timed")
+    __slots__ = ("count", "fd", "limit", "named", "over", "pending", "size", "timed")
 
     def __init__(self, named: Named, limit: int = -1) -> None:
         self.named = named
@@ -70,17 +65,14 @@ class StreamFile:
         self.size = 0  # bytes in the file, with those that wait
         self.limit = limit  # -b: no byte is written from here on; -1: all are
         self.pending: list[tuple[int, Pieces]] = []  # (offset, what stands there)
-        self.due = 0  # bytes of them
         self.over = False
         self.timed = False  # has it its packets' time?
-        self.lent = 0  # of what is pending, so much is with the helper
 
 
 class StreamFiles:
     """All of a folder. OSError where the disk does not take something."""
 
-    def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN, helped: bool = False) -> None:
-        """`helped`: by a second process."""
+    def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN) -> None:
         self.folder = folder
         self._template = template
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -90,9 +82,6 @@ class StreamFiles:
         self._counts: dict[str, int] = {}  # names that are taken, and how often
         self.waiting: list[StreamFile] = []
         self.failed: dict[StreamFile, str] = {}  # files that lack something, and why
-        # Two processes would each find the same name free.
-        self._helper = Helper() if helped and template.tells_streams_apart else None
-        self._lent: list[list[StreamFile]] = []  # in the parts that are taken from it
         os.makedirs(folder, exist_ok=True)
 
     def put(self, file: StreamFile, offset: int, pieces: Pieces, size: int) -> None:
@@ -105,49 +94,17 @@ class StreamFiles:
         if not file.pending:
             self.waiting.append(file)
         file.pending.append((offset, pieces))
-        file.due += size
         if offset + size > file.size:
             file.size = offset + size
 
     def flush(self) -> None:
-        """All that waits; with a helper, meanwhile: what that has not taken by `settle` is written then."""
-        self.settle()
-        waiting, self.waiting = [file for file in dict.fromkeys(self.waiting) if file.pending], []
-        if not self._lend(waiting):
-            for file in waiting:
+        """All that waits."""
+        waiting, self.waiting = [file for file in self.waiting if file.pending], []
+        # More than can stay open: each is opened, written and closed at once.
+        at_once = len(waiting) > self._most_open
+        for file in waiting:
+            if not at_once or file.count >= 0 or len(file.pending) != 1 or not self._write_new(file):
                 self.flush_one(file)
-
-    def _lend(self, waiting: list[StreamFile]) -> bool:
-        """All of them to the helper, in parts of some cost. False where that is not worth it."""
-        if not self._helper:
-            return False
-        if len(waiting) * FILE_COST + sum([file.due for file in waiting]) < WORTH_COST:
-            return False
-        parts: list[list[StreamFile]] = []
-        part: list[StreamFile] = []
-        cost = 0
-        for file in waiting:
-            part.append(file)
-            cost += FILE_COST + file.due
-            if cost > PART_COST and len(parts) < MOST_PARTS:
-                parts.append(part)
-                part, cost = [], 0
-        self._lent = [*parts, part]
-        self._helper.start(lambda number: self._written(self._lent[number]), len(self._lent))
-        for file in waiting:
-            file.lent = len(file.pending)
-            if file.fd >= 0:  # who writes it opens it, and sets the times when it has written
-                self._release(file)
-        return True
-
-    def _written(self, part: list[StreamFile]) -> tuple[list[int], list[tuple[int, str]]]:
-        """In the helper: what each file's name counts; which had something wrong with them, and what."""
-        for file in part:
-            if file.count >= 0 or len(file.pending) > 1 or not self._write_new(file):
-                self._flush_now(file)
-                self._release(file)
-        problems = [(number, self.failed[file]) for number, file in enumerate(part) if file in self.failed]
-        return [file.count for file in part], problems
 
     def _write_new(self, file: StreamFile) -> bool:
         """What nearly all small streams are: one piece, and that is the file. False: it is not done so, or not yet."""
@@ -166,50 +123,18 @@ class StreamFiles:
         except OSError:
             done = -1
         os.close(fd)
-        return done == pieces.size
+        if done != pieces.size:
+            return False
+        file.pending, file.timed = [], True
+        return True
 
     def _fail(self, file: StreamFile, problem: str) -> None:
         """Nothing more of it is written; the others are."""
         self.failed.setdefault(file, problem)
-        file.limit, file.pending, file.due = 0, [], 0
-
-    def settle(self) -> None:
-        """What was lent is written after this: what the helper has not begun, here."""
-        if not self._lent or not self._helper:
-            return
-        parts, self._lent = self._lent, []
-        try:
-            for number in self._helper.left():
-                for file in parts[number]:
-                    self._flush_now(file)
-        finally:
-            done = self._helper.result()
-        for number, (counts, problems) in done.items():
-            for file, count in zip(parts[number], counts, strict=True):
-                if file.count < 0:
-                    self.took(file, count)
-                file.due -= sum([pieces.size for _, pieces in file.pending[: file.lent]])
-                del file.pending[: file.lent]
-                file.timed = True
-            for place, problem in problems:
-                self._fail(parts[number][place], problem)
-        for part in parts:
-            for file in part:
-                file.lent = 0
-                if file.pending:
-                    self.waiting.append(file)
-                elif file.over:
-                    self.close(file)
+        file.limit, file.pending = 0, []
 
     def flush_one(self, file: StreamFile) -> None:
-        if file.lent:
-            self.settle()
-        self._flush_now(file)
-        if file.over:
-            self.close(file)
-
-    def _flush_now(self, file: StreamFile) -> None:
-        pending, file.pending, file.due = file.pending, [], 0
+        pending, file.pending = file.pending, []
         if not pending:
             return
         try:
@@ -219,6 +144,8 @@ class StreamFiles:
             if problem.errno not in _OF_ONE_FILE:
                 raise
             self._fail(file, f"{problem.filename}: {problem.strerror}")
+        if file.over:
+            self.close(file)
 
     def _write_all(self, fd: int, pending: list[tuple[int, Pieces]]) -> None:
         at = 0
@@ -303,8 +230,6 @@ class StreamFiles:
 
     def name(self, file: StreamFile) -> str:
         """Relative to the folder; empty for a file that is not made."""
-        if file.lent:
-            self.settle()
         return self._template.path(file.named, file.count) if file.count >= 0 else ""
 
     def _create(self, file: StreamFile) -> int:
@@ -356,7 +281,7 @@ class StreamFiles:
     def close(self, file: StreamFile) -> None:
         """Nothing more comes: its times become its first packet's."""
         file.over = True
-        if file.lent or file.pending or file.count < 0 or file.timed:
+        if file.pending or file.count < 0 or file.timed:
             return  # or that is done when it is written
         if file.fd < 0:
             self._descriptor(file)
