@@ -21,7 +21,7 @@ import numpy as np
 from tcppc.flows import columns
 from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet
 from tcppc.flows.columns import Columns, Numbers
-from tcppc.flows.engine import Engine
+from tcppc.flows.engine import Apart, Engine
 from tcppc.flows.flow import Key, Run
 from tcppc.flows.libpcap import Filter
 from tcppc.flows.stream_files import Pieces
@@ -159,23 +159,29 @@ def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine
 def _in_turn(runs: Iterator[Numbered], others: list[Numbered], engine: Engine) -> None:
     """Both to the engine, by the numbers of their first packets; a run that it does not take whole, each packet by its
     own."""
-    arrive, takes_whole = engine.arrive, engine.takes_whole
+    arrive = engine.arrive
     for number, key, run in runs:
         while others and others[0][0] < number:
             _, other, single = heapq.heappop(others)
             arrive(other, single)
-        if run.split and not takes_whole(key, run):
-            for place, single in run.split():
-                heapq.heappush(others, (place, key, single))
-        else:
+        try:
             arrive(key, run)
+        except Apart:
+            for place, single in run.split() if run.split else ():
+                heapq.heappush(others, (place, key, single))
     while others:
         _, other, single = heapq.heappop(others)
         arrive(other, single)
 
 
 def _runs(
-    view: memoryview, plain: Columns, at: Numbers, instants: Numbers, captured: Numbers, size: Numbers, hosts: Hosts
+    view: memoryview,
+    plain: Columns,
+    frames: Numbers,
+    instants: Numbers,
+    captured: Numbers,
+    size: Numbers,
+    hosts: Hosts,
 ) -> Iterator[Numbered]:
     """(number of its first packet, key, run), by that number."""
     order = np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst))
@@ -194,27 +200,26 @@ def _runs(
     def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
         for place, number in zip(order[low:high].tolist(), index[low:high].tolist(), strict=True):
             begin, held, instant = int(plain.at[place]), int(plain.held[place]), int(instants[number])
-            frame = int(at[number])
+            frame = int(frames[number])
             yield number, Run(
                 1, instant, instant, int(plain.seq[place]), int(plain.flags[place]), int(plain.size[place]),
                 Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held),
                 int(size[number]), int(captured[number]), bytes(view[frame : frame + 12]),
             )  # fmt: skip
 
-    first = index[starts]
-    turn = np.argsort(first)
+    leading = index[starts]
+    turn = np.argsort(leading)
     rows = (
-        first, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after, instants[first],
-        instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after], at[first],
+        leading, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after,
+        instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after], frames[leading],
     )  # fmt: skip
-    for each_row in zip(*(row[turn].tolist() for row in rows), strict=True):
-        number, src, sport, dst, dport, start, end, begun, last, seq, flag = each_row[:11]
-        sent, held, frames, kept, low, high, frame = each_row[11:]
-        macs = bytes(view[frame : frame + 12])
-        each = partial(split, start, end) if end - start > 1 else None
-        data = Pieces(view, begins, ends, low, high, held)
-        run = Run(end - start, begun, last, seq, flag, sent, data, frames, kept, macs, each)
-        yield number, (src.to_bytes(4, "big"), sport, dst.to_bytes(4, "big"), dport, -1, TCP), run
+    table = zip(*(row[turn].tolist() for row in rows), strict=True)
+    # A run's packets are `low` to `high` of the order, its pieces `one` to `end`, its first frame begins at `at`.
+    for no, src, sp, dst, dp, low, high, first, last, seq, flag, sent, held, wire, kept, one, end, at in table:
+        data = Pieces(view, begins, ends, one, end, held)
+        each = partial(split, low, high) if high - low > 1 else None
+        run = Run(high - low, first, last, seq, flag, sent, data, wire, kept, bytes(view[at : at + 12]), each)
+        yield no, (src.to_bytes(4, "big"), sp, dst.to_bytes(4, "big"), dp, -1, TCP), run
 
 
 def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:

@@ -12,7 +12,7 @@ from tcppc.flows.listener import Listener
 from tcppc.flows.names import Named, Template
 from tcppc.flows.packets import Parser, Reading, Totals
 from tcppc.flows.sharing import SHARES, Share
-from tcppc.flows.stream import MOST_SEEK, Segment, Stream, Verdict
+from tcppc.flows.stream import MOST_SEEK, Stream, Verdict
 from tcppc.flows.stream_files import StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
 
@@ -31,6 +31,10 @@ class Rules:
     most_bytes: int = -1  # -b: of each file; -1: all
     most_idle: int = 0  # ns without a packet, after which a stream is over; 0: as long as there are packets
     udp_idle: int = UDP_IDLE_NS
+
+
+class Apart(Exception):  # noqa: N818 - it is no error
+    """These segments cannot be taken as one."""
 
 
 class Engine:
@@ -84,18 +88,11 @@ class Engine:
             if self._waiting_bytes > MOST_WAITING_BYTES:
                 self.settle()
 
-    def takes_whole(self, key: Key, run: Run) -> bool:
-        """May these segments `arrive` as one? Else each must in its turn."""
-        flow = self._flows.get(key)
-        if flow is None:
-            return True
-        return flow.rival is None and flow.stream.takes_whole(Segment(run.seq, run.flags, b"", run.size))
-
     def arrive(self, key: Key, run: Run) -> Flow | None:
-        """Segments of one stream, or a datagram; returns whose they are. None: nobody's."""
+        """Segments of one stream, or a datagram; returns whose they are. None: nobody's. Apart: each of the segments is
+        to arrive by itself, in its turn; this has done nothing."""
         if key[5] == UDP:
             return self._datagram(key, run)
-        segment = Segment(run.seq, run.flags, b"", run.size)
         flow = self._flows.get(key)
         if flow and self._rules.most_idle and run.first - flow.last > self._rules.most_idle:
             self._retire(flow)
@@ -104,17 +101,19 @@ class Engine:
             flow = self._begin(key, run)
             if flow is None:
                 return None
+        if run.split and (flow.rival or not flow.stream.takes_whole(run.seq, run.flags)):
+            raise Apart
         newest = flow
         if flow.rival:
-            flow = _nearer(flow, segment)
-        verdict = flow.stream.offer(segment)
+            flow = _nearer(flow, run)
+        verdict = flow.stream.offer(run.seq, run.flags, run.size)
         if verdict.what == "compare" and self._stands(flow, verdict.offset, run):
             return flow
         if verdict.what in ("new", "compare"):
             flow = self._follow(newest, key, run)
             if flow is None:
                 return None
-            verdict = flow.stream.offer(segment)
+            verdict = flow.stream.offer(run.seq, run.flags, run.size)
         flow.last = run.last
         flow.packets += run.packets
         flow.sent += run.sent
@@ -196,7 +195,7 @@ class Engine:
         )
         self.totals.streams += 1
         made = Flow(
-            named, Stream(self._rules.most_seek), StreamFile(named, self._rules.most_bytes), run.first, run.last
+            key, named, Stream(self._rules.most_seek), StreamFile(named, self._rules.most_bytes), run.first, run.last
         )
         made.asks = run.flags & (SYN | ACK) != SYN | ACK and (other is None or not other.asks)
         if other and not other.partner:
@@ -302,10 +301,10 @@ class Engine:
         return self.totals
 
 
-def _nearer(flow: Flow, segment: Segment) -> Flow:
+def _nearer(flow: Flow, run: Run) -> Flow:
     """Of a stream and the one before it, the one that the segment goes on with."""
-    rival = flow.rival
-    if not rival or rival.stream.closed or segment.flags & SYN:
+    rival, seq, flags = flow.rival, run.seq, run.flags
+    if not rival or rival.stream.closed or flags & SYN:
         return flow
-    nearer = rival.stream.distance(segment) < min(flow.stream.distance(segment), rival.stream.most_seek)
+    nearer = rival.stream.distance(seq, flags) < min(flow.stream.distance(seq, flags), rival.stream.most_seek)
     return rival if nearer else flow

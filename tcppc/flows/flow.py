@@ -38,6 +38,7 @@ class Run(NamedTuple):
 class Flow:
     """What is known of a direction. Instants are ns; `sent` and `captured` are bytes of whole frames."""
 
+    key: Key
     named: Named
     stream: Stream
     file: StreamFile
@@ -51,8 +52,3 @@ class Flow:
     asks: bool = True  # is it the side that began the connection, as far as was seen?
     partner: Flow | None = None  # the connection's other direction
     rival: Flow | None = None  # a stream of the same addresses and ports that was open when a SYN began this one
-
-    @property
-    def key(self) -> Key:
-        named = self.named
-        return named.src, named.sport, named.dst, named.dport, named.vlan, named.protocol

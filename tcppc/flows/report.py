@@ -169,20 +169,29 @@ def _told(flow: Flow) -> str:
         f" dst_ipn='{shown(named.dst)}' srcport='{named.sport}' dstport='{named.dport}' packets='{flow.packets}'"
     )
     gaps = stream.gaps if stream.seen != stream.size else []
-    counts = {
-        "out_of_order_count": stream.out_of_order, "violations": stream.violations, "len": flow.sent,
-        "caplen": flow.captured if flow.captured != flow.sent else 0,
-        "protocol": named.protocol if named.protocol != TCP else 0,
-        "overlapping_bytes_that_differ": flow.conflicts, "gaps": len(gaps),
-        "gap_bytes": sum([size for _, size in gaps]), "gaps_forgotten": stream.gaps_forgotten,
-    }  # fmt: skip
-    said += "".join([f" {name}='{number}'" for name, number in counts.items() if number])
+    odd = stream.out_of_order or stream.violations or flow.conflicts or gaps or stream.gaps_forgotten
+    if odd or flow.captured != flow.sent or named.protocol != TCP:
+        said += _counts(flow, gaps)
+    else:
+        said += f" len='{flow.sent}'"
     vlan = f" vlan='{named.vlan}'" if named.vlan >= 0 else ""
     said += f"{vlan} connection='{named.pair}'"
     if not gaps:
         return f"{said}/>\n"
     told = [f"      <tcpflow:gap offset='{at}' len='{size}'/>\n" for at, size in gaps[:MOST_GAPS_TOLD]]
     return f"{said}>\n{''.join(told)}    </tcpflow:tcpflow>\n"
+
+
+def _counts(flow: Flow, gaps: Sequence[tuple[int, int]]) -> str:
+    """Those that are not 0."""
+    stream, protocol = flow.stream, flow.named.protocol
+    counts = {
+        "out_of_order_count": stream.out_of_order, "violations": stream.violations, "len": flow.sent,
+        "caplen": flow.captured if flow.captured != flow.sent else 0, "protocol": protocol if protocol != TCP else 0,
+        "overlapping_bytes_that_differ": flow.conflicts, "gaps": len(gaps),
+        "gap_bytes": sum([size for _, size in gaps]), "gaps_forgotten": stream.gaps_forgotten,
+    }  # fmt: skip
+    return "".join([f" {name}='{number}'" for name, number in counts.items() if number])
 
 
 @lru_cache(maxsize=1 << 12)

@@ -60,13 +60,15 @@ class Other:
 
     def stop(self) -> None:
         """It shall, as by SIGTERM; what it has is written."""
-        os.kill(self._pid, signal.SIGTERM)
+        if self._pid:
+            os.kill(self._pid, signal.SIGTERM)
 
     def result(self) -> Any:
         """What it told; waits for it. OSError where it came to no end."""
         with os.fdopen(self._end, "rb") as answer:
             told = answer.read()
         _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
         if status or not told:
             raise OSError(
                 errno.EIO, f"the second process ended early (status {status}); half of the streams are lost", ""

@@ -22,19 +22,6 @@ _GAP_COST = 4096  # bytes, that a gap makes of a move
 Range = tuple[int, int]  # from, to
 
 
-class Segment(NamedTuple):
-    """`data` are the bytes that were captured, `size` those that were sent."""
-
-    seq: int
-    flags: int
-    data: bytes
-    size: int = -1
-
-    @property
-    def sent(self) -> int:
-        return len(self.data) if self.size < 0 else self.size
-
-
 class Verdict(NamedTuple):
     """`what` is write (the data at `offset`), shift (move all `offset` bytes up, then write the data at 0), compare (a
     new stream, unless the data stands at `offset` already), new (this stream is over, ask the next one), or ignore.
@@ -46,12 +33,6 @@ class Verdict(NamedTuple):
 
 
 IGNORE, NEW, FIRST = Verdict("ignore"), Verdict("new"), Verdict("write")
-
-
-def _signed(number: int) -> int:
-    """A difference of sequence numbers, which wrap at 32 bits."""
-    number &= 0xFFFFFFFF
-    return number - (1 << 32) if number >> 31 else number
 
 
 @dataclass(slots=True)
@@ -77,61 +58,65 @@ class Stream:
         """Does a stream begin with such a segment? A bare ACK, FIN or RST of an unknown connection is nobody's."""
         return size > 0 or bool(flags & SYN)
 
-    def offer(self, segment: Segment) -> Verdict:
-        """What to do with the segment's bytes."""
+    def offer(self, seq: int, flags: int, size: int) -> Verdict:
+        """What to do with a segment's bytes, of which `size` were sent."""
         if self._base is None:
-            return self._begin(segment)
-        offset = self._offset(segment)
-        if self._is_another(segment, offset):
+            return self._begin(seq, flags, size)
+        offset = self._offset(seq, flags)
+        if offset == self._next and size and not flags & (SYN | FIN | RST) and not self.closed and self._fin < 0:
+            self._next += size  # nearly all are so, hence the short way
+            return Verdict("write", offset, self._came(offset, self._next))
+        if self._is_another(flags, size, offset):
             return NEW
-        verdict = self._place(segment, offset) if segment.sent or self._is_late_syn(segment, offset) else IGNORE
-        self._syn |= bool(segment.flags & SYN)
+        verdict = self._place(size, offset) if size or self._is_late_syn(flags, offset) else IGNORE
+        self._syn |= bool(flags & SYN)
         if verdict is not NEW and verdict.what != "compare":
-            self._end(segment, 0 if verdict.what == "shift" else offset)
+            self._end(flags, size, 0 if verdict.what == "shift" else offset)
         return verdict
 
-    def _begin(self, segment: Segment) -> Verdict:
-        self._syn = bool(segment.flags & SYN)
-        self._base = segment.seq + self._syn
-        self._next = self.seen = sent = segment.sent
-        if sent:
-            self._have.append((0, sent))
-        if segment.flags & (FIN | RST):
-            self._end(segment, 0)
-        return FIRST if sent else IGNORE
+    def _begin(self, seq: int, flags: int, size: int) -> Verdict:
+        self._syn = bool(flags & SYN)
+        self._base = seq + self._syn
+        self._next = self.seen = size
+        if size:
+            self._have.append((0, size))
+        if flags & (FIN | RST):
+            self._end(flags, size, 0)
+        return FIRST if size else IGNORE
 
-    def takes_whole(self, segment: Segment) -> bool:
-        """Is what several segments are, one behind the other, the same as this one that has the bytes of all? Not where
-        the stream is over, or may be before the last of them, or where they are from before its first bytes."""
+    def takes_whole(self, seq: int, flags: int) -> bool:
+        """Is what several segments are, one behind the other, the same as one that has the bytes of all? Not where the
+        stream is over, or may be before the last of them, or where they are from before its first bytes."""
         if self._base is None:
             return True
-        return not self.closed and self._fin < 0 and not segment.flags & SYN and self._offset(segment) >= 0
+        return not self.closed and self._fin < 0 and not flags & SYN and self._offset(seq, flags) >= 0
 
-    def _offset(self, segment: Segment) -> int:
-        """Where its bytes are in the stream; a SYN takes a number of its own."""
-        begin = segment.seq + 1 if segment.flags & SYN else segment.seq
-        return self._next + _signed(begin - (self._base or 0) - self._next)
+    def _offset(self, seq: int, flags: int) -> int:
+        """Where a segment's bytes are in the stream; a SYN takes a number of its own, and numbers wrap at 32 bits."""
+        begin = seq + 1 if flags & SYN else seq
+        step = (begin - (self._base or 0) - self._next) & 0xFFFFFFFF
+        return self._next + (step - (1 << 32) if step >> 31 else step)
 
-    def distance(self, segment: Segment) -> int:
+    def distance(self, seq: int, flags: int) -> int:
         """From where it goes on, in bytes."""
-        return abs(self._offset(segment) - self._next)
+        return abs(self._offset(seq, flags) - self._next)
 
-    def _is_late_syn(self, segment: Segment, offset: int) -> bool:
+    def _is_late_syn(self, flags: int, offset: int) -> bool:
         """Is it the SYN of these bytes, captured behind some of them?"""
-        return bool(segment.flags & SYN) and not self._syn and not self.closed and -MOST_LATE_SYN <= offset < 0
+        return bool(flags & SYN) and not self._syn and not self.closed and -MOST_LATE_SYN <= offset < 0
 
-    def _is_another(self, segment: Segment, offset: int) -> bool:
+    def _is_another(self, flags: int, size: int, offset: int) -> bool:
         """Is it of a later connection with the same addresses and ports?"""
-        if segment.flags & SYN and offset != 0:
-            return not self._is_late_syn(segment, offset)
-        if self.closed or not segment.sent:
-            return self.closed and bool(segment.flags & SYN)
+        if flags & SYN and offset != 0:
+            return not self._is_late_syn(flags, offset)
+        if self.closed or not size:
+            return self.closed and bool(flags & SYN)
         return abs(offset - self._next) > self.most_seek
 
-    def _place(self, segment: Segment, offset: int) -> Verdict:
+    def _place(self, size: int, offset: int) -> Verdict:
         if self.closed:
             return Verdict("compare", offset) if offset >= 0 else NEW
-        if segment.sent == 1 and offset == self._next - 1 and self._next > 0:
+        if size == 1 and offset == self._next - 1 and self._next > 0:
             return IGNORE  # a keep-alive (RFC 9293 §3.8.4)
         if offset < 0 and self._syn:
             self.violations += 1
@@ -147,8 +132,8 @@ class Stream:
             self._have = [(low - offset, high - offset) for low, high in self._have]
             self._next -= offset
             self._fin = self._fin - offset if self._fin >= 0 else -1
-            return Verdict("shift", -offset, self._came(0, segment.sent))
-        self._next = offset + segment.sent
+            return Verdict("shift", -offset, self._came(0, size))
+        self._next = offset + size
         if 0 <= self._fin < self._next:
             self._fin = -1  # it was none: here are bytes behind it
         return Verdict("write", offset, self._came(offset, self._next))
@@ -185,12 +170,12 @@ class Stream:
             self._came(at, self._next)
         return at
 
-    def _end(self, segment: Segment, offset: int) -> None:
+    def _end(self, flags: int, size: int, offset: int) -> None:
         """Does the stream end with it?"""
-        if segment.flags & RST:
+        if flags & RST:
             self.closed = True
-        if segment.flags & FIN and offset + segment.sent >= self.size:
-            self._fin = offset + segment.sent
+        if flags & FIN and offset + size >= self.size:
+            self._fin = offset + size
         if self._fin >= 0 and self.seen >= self._fin:
             self.closed = True
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 from tcppc.flows import moving
 from tcppc.flows.names import Named, Template
 
-MOST_OPEN = 200
+MOST_OPEN = 4096
 # What is wrong with one file alone: too far for the file system, a name too long or none at all, a folder in its place.
 _OF_ONE_FILE = {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 _OTHER_DESCRIPTORS = 32
@@ -25,6 +25,15 @@ _COPY_BYTES = 1 << 20
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _descriptors(wanted: int) -> int:
+    """How many this process may have; the limit is raised where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def _unseen(path: str, flags: int) -> int:
@@ -52,15 +61,30 @@ class Pieces(NamedTuple):
             return [buffer[self.begins[low] : self.ends[low]]]
         return [buffer[begin:end] for begin, end in zip(self.begins[low:high], self.ends[low:high], strict=True)]
 
+    def some(self, at: int, size: int) -> bytes:
+        """`size` of the bytes, from `at` on."""
+        found = []
+        for part in self.parts():
+            if at < len(part) and size > 0:
+                found.append(bytes(part[at : at + size]))
+                size -= len(found[-1])
+            at = max(0, at - len(part))
+        return b"".join(found)
+
+
+def _offset(pending: tuple[int, Pieces]) -> int:
+    return pending[0]
+
 
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("count", "fd", "limit", "named", "over", "pending", "size", "timed")
+    __slots__ = ("count", "fd", "limit", "name", "named", "over", "pending", "size", "timed")
 
     def __init__(self, named: Named, limit: int = -1) -> None:
         self.named = named
         self.count = -1  # of its name; -1: it is not made yet
+        self.name = ""  # relative to the folder, once it is made
         self.fd = -1
         self.size = 0  # bytes in the file, with those that wait
         self.limit = limit  # -b: no byte is written from here on; -1: all are
@@ -75,8 +99,7 @@ class StreamFiles:
     def __init__(self, folder: str, template: Template, most_open: int = MOST_OPEN) -> None:
         self.folder = folder
         self._template = template
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_open = max(1, min(most_open, soft - _OTHER_DESCRIPTORS))
+        self._most_open = max(1, min(most_open, _descriptors(most_open + _OTHER_DESCRIPTORS) - _OTHER_DESCRIPTORS))
         self._open: OrderedDict[StreamFile, None] = OrderedDict()
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
@@ -116,7 +139,7 @@ class StreamFiles:
             fd = os.open(f"{self.folder}/{name}", _CREATE, 0o644)
         except OSError:  # told where it is tried again
             return False
-        file.count = 0
+        file.count, file.name = 0, name
         try:
             done = os.writev(fd, pieces.parts())
             os.utime(fd, ns=(file.named.start, file.named.start))
@@ -148,16 +171,21 @@ class StreamFiles:
             self.close(file)
 
     def _write_all(self, fd: int, pending: list[tuple[int, Pieces]]) -> None:
+        """Those that stand one behind the other at once; what overlaps, in its order of arrival: the last wins."""
+        if len(pending) > 2:
+            ordered = sorted(pending, key=_offset)
+            ends = [offset + pieces.size for offset, pieces in ordered]
+            if all(end <= offset for end, (offset, _) in zip(ends, ordered[1:], strict=False)):
+                pending = ordered
         at = 0
         while at < len(pending):
             offset, pieces = pending[at]
-            parts = pieces.parts()
-            end = offset + sum(map(len, parts))
+            parts, end = pieces.parts(), offset + pieces.size
             at += 1
             while at < len(pending) and pending[at][0] == end:
-                more = pending[at][1].parts()
-                end += sum(map(len, more))
-                parts += more
+                pieces = pending[at][1]
+                parts += pieces.parts()
+                end += pieces.size
                 at += 1
             self._write(fd, offset, parts)
 
@@ -230,7 +258,7 @@ class StreamFiles:
 
     def name(self, file: StreamFile) -> str:
         """Relative to the folder; empty for a file that is not made."""
-        return self._template.path(file.named, file.count) if file.count >= 0 else ""
+        return file.name
 
     def _create(self, file: StreamFile) -> int:
         """By the first name of its kind that is free, also in a folder where an earlier run made some."""
@@ -257,7 +285,7 @@ class StreamFiles:
 
     def took(self, file: StreamFile, count: int) -> None:
         """It has that name."""
-        file.count = count
+        file.count, file.name = count, self._template.path(file.named, count)
         if count:
             self._counts[self._template.path(file.named)] = count + 1
 
@@ -275,6 +303,11 @@ class StreamFiles:
 
     def stored(self, file: StreamFile, offset: int, size: int) -> bytes:
         """What stands at that place."""
+        for begin, pieces in reversed(file.pending):  # as it often does of late, before it is written
+            if begin <= offset and offset + size <= begin + pieces.size:
+                return pieces.some(offset - begin, size)
+            if begin < offset + size and offset < begin + pieces.size:
+                break
         self.flush_one(file)
         return os.pread(self._descriptor(file), size, offset) if file.count >= 0 else b""
 
