@@ -62,6 +62,15 @@ class _Naming(argparse.Action):
 def _flags() -> Parser:
     known = "\n          ".join(f"{name:14} {about}" for name, about in SETTINGS.items())
     flags = parser("flows", f"{_EXAMPLES}{known}\n")
+    _input(flags)
+    _files(flags)
+    _report(flags)
+    _console(flags)
+    _said(flags)
+    return flags
+
+
+def _input(flags: Parser) -> None:
     of = flags.add_argument_group("where packets come from").add_argument
     of(
         "-r",
@@ -86,6 +95,8 @@ def _flags() -> Parser:
     of("--checksums", action="store_true", help="count wrong ones")
     of("words", metavar="EXPRESSION", nargs="*", help="which packets (pcap-filter(7)); with -l: captures")
 
+
+def _files(flags: Parser) -> None:
     of = flags.add_argument_group("files").add_argument
     of("-o", dest="folder", metavar="DIR", help="where they go (default: here)")
     of("-T", dest="template", metavar="TEMPLATE", action=_Naming, help=f"names; default {DEFAULT}".replace("%", "%%"))
@@ -104,6 +115,8 @@ def _flags() -> Parser:
     of("-w", dest="unhandled", metavar="FILE", help="a capture of the IP packets that are of no stream")
     of("--json", metavar="FILE", help="each connection as a session record (docs/record.md); - for stdout")
 
+
+def _report(flags: Parser) -> None:
     of = flags.add_argument_group("report and plug-ins").add_argument
     of("-X", dest="report", metavar="FILE", help="the report (default DIR/report.xml); - for stdout")
     of("--hash", action="append", choices=HASHES, default=[], help="of each file in the report; -FM is --hash md5")
@@ -121,6 +134,8 @@ def _flags() -> Parser:
     of("-Z", dest="inflate", action="store_false", help="bodies as they were sent, compressed")
     of("-S", dest="settings", metavar="NAME=VALUE", action="append", default=[], help="see below")
 
+
+def _console(flags: Parser) -> None:
     of = flags.add_argument_group("console, in place of files").add_argument
     of("-c", dest="console", action="store_true", help="payloads as they arrive, with names")
     of("-C", dest="bare", action="store_true", help="without names")
@@ -132,12 +147,13 @@ def _flags() -> Parser:
     of("-J", dest="as_json", action="store_true", help="as JSON")
     of("--in-order", action="store_true", help="each byte once, in its stream's order")
 
+
+def _said(flags: Parser) -> None:
     of = flags.add_argument_group("what is said").add_argument
     of("-q", dest="quiet", action="store_true", help="no summary")
     of("-v", dest="verbose", action="store_true", help="each capture, and what each passed over")
     of("-d", dest="level", metavar="N", default="1", help="0 is -q, 10 and more -v")
     of("-V", "--version", action="version", version=f"tcppc {__version__}")
-    return flags
 
 
 def flows_command(argv: Sequence[str]) -> int:

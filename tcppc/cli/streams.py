@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import pwd
 import sys
@@ -34,6 +36,10 @@ if TYPE_CHECKING:  # it needs h11
     from tcppc.flows.http_bodies import Bodies
 
 
+# What is imported where it is used.
+_LATER = (
+    "tcppc.clock", "tcppc.flows.sessions", "tcppc.flows.batches", "tcppc.flows.http_bodies", "brotli", "zstandard",
+)  # fmt: skip
 MOST_TOLD = 20  # problems of single files
 
 
@@ -75,6 +81,7 @@ class _Run:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        self._stop = Stop()
         self.code = Exit.DONE
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
         self._first = _open_first(wanted.captures)
@@ -216,7 +223,7 @@ class _Run:
         return Report(file, self._files, self._totals, captures, wanted.hashes, results)
 
     def run(self) -> Exit:
-        stop, begun = Stop(), time.monotonic()
+        stop, begun = self._stop, time.monotonic()
         if self._other and self._other.is_it:
             self._other.tell(self._half(stop))
         try:
@@ -372,6 +379,10 @@ def _become(name: str) -> None:
         user = pwd.getpwnam(name)
     except KeyError:
         raise UsageError(f"-U {name!r}: there is no such user") from None
+    for module in _LATER:  # that user may not read where they stand
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    report.libraries()
     try:
         os.initgroups(name, user.pw_gid)
         os.setgid(user.pw_gid)

@@ -211,7 +211,8 @@ def _runs(
     turn = np.argsort(leading)
     rows = (
         leading, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after,
-        instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after], frames[leading],
+        instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after],
+        frames[leading],
     )  # fmt: skip
     table = zip(*(row[turn].tolist() for row in rows), strict=True)
     # A run's packets are `low` to `high` of the order, its pieces `one` to `end`, its first frame begins at `at`.

@@ -85,7 +85,7 @@ def unpacked(raw: Any, name: str) -> Any:
 class _Headed(io.RawIOBase):
     """A stream of which the first bytes were read already."""
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
         self._head = head
         self._rest = rest
 
@@ -94,7 +94,7 @@ class _Headed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         size = len(buffer)
-        data, self._head = (self._head[:size], self._head[size:]) if self._head else (self._rest.read(size), b"")
+        data, self._head = (self._head[:size], self._head[size:]) if self._head else (self._rest.read1(size), b"")
         buffer[: len(data)] = data
         return len(data)
 

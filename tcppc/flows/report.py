@@ -200,14 +200,22 @@ def _macs(dst: bytes, src: bytes) -> str:
     return f"{there} mac_saddr='{src.hex(':')}'" if src else there
 
 
-def _environment() -> str:
-    """What made it, and where."""
+@lru_cache(maxsize=1)
+def libraries() -> list[tuple[str, str]]:
+    """Those that are there, with their versions."""
     from importlib import metadata  # takes longer than many a capture
 
-    found = ["    <build_environment>\n", f"      <compiler>{text(platform.python_compiler())}</compiler>\n"]
+    found = []
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"      <library name='{name}' version={attribute(metadata.version(name))}/>\n")
+            found.append((name, metadata.version(name)))
+    return found
+
+
+def _environment() -> str:
+    """What made it, and where."""
+    found = ["    <build_environment>\n", f"      <compiler>{text(platform.python_compiler())}</compiler>\n"]
+    found += [f"      <library name='{name}' version={attribute(version)}/>\n" for name, version in libraries()]
     found.append("    </build_environment>\n    <execution_environment>\n")
     system = platform.uname()
     try:
