@@ -21,7 +21,7 @@ MAN := $(PREFIX)/share/man/man1
 DEBIAN := bind9-dnsutils curl default-mysql-client dropbear-bin freetds-bin gcc groff-base hping3 iproute2 \
   iptables lftp libc6-dev libssl-dev logrotate masscan ncat netcat-openbsd netcat-traditional nftables nmap \
   ntpdate openssh-client openssl procps prometheus redis-tools rpcbind snmp socat systemd tcpflow telnet tftp-hpa \
-  util-linux wireshark-common
+  tshark util-linux wireshark-common
 
 .PHONY: run test lint bench install uninstall clean debian
 
@@ -38,6 +38,7 @@ lint: $(VENV)/tested
 
 bench: debian $(VENV)/tested
 	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python bench/flows.py $(BENCH_FLOWS)
 
 # The package with all it needs stands in a folder of its own, so that it meets no other Python program's packages.
 # A configuration that is there stays; the new template is put beside it.
