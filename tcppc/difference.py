@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,8 @@ class Side:
         for where, record in records:
             if "event" in record or "flow" not in record:
                 continue
+            if not isinstance(record["flow"], dict) or not isinstance(record.get("tls") or {}, dict):
+                raise ValueError(f"record {where} is not as its contract says: flow and tls are objects")
             seen = _seen(where, record)
             self.by_id.setdefault(str(record.get("community_id", "")), []).append(seen)
             self.total += 1
@@ -65,12 +68,10 @@ def compare(one: Side, other: Side) -> Result:
     for identity in [*one.by_id, *(each for each in other.by_id if each not in one.by_id)]:
         left = sorted(one.by_id.get(identity, []), key=lambda seen: seen.start)
         right = sorted(other.by_id.get(identity, []), key=lambda seen: seen.start)
-        for seen in list(left):  # equal ones first: what is missing is then what has no equal
-            twin = next((each for each in right if (each.size, each.digest) == (seen.size, seen.digest)), None)
-            if twin:
-                found.agree += 1
-                left.remove(seen)
-                right.remove(twin)
+        # Equal ones first: what is missing is then what has no equal.
+        both = Counter(seen.digest for seen in left) & Counter(seen.digest for seen in right)
+        found.agree += both.total()
+        left, right = _without(left, both), _without(right, both)
         unequal += zip(left, right, strict=False)
         found.only_one += left[len(right) :]
         found.only_other += right[len(left) :]
@@ -84,6 +85,18 @@ def compare(one: Side, other: Side) -> Result:
             else:
                 found.agree += 1
     return found
+
+
+def _without(seen: list[Seen], counts: Counter[bytes]) -> list[Seen]:
+    """But for so many of each digest."""
+    gone = counts.copy()
+    rest = []
+    for each in seen:
+        if gone[each.digest] > 0:
+            gone[each.digest] -= 1
+        else:
+            rest.append(each)
+    return rest
 
 
 def _seen(where: int, record: Record) -> Seen:

@@ -366,7 +366,13 @@ def test_a_bar_for_people_alone(tmp_path: Path) -> None:
 
 
 PLUG_IN = """
+class Evil(Exception):
+    def __str__(self):
+        raise RuntimeError("gotcha")
+
 def found(data):
+    if data.startswith(b"\\0"):
+        raise Evil
     if data.startswith(b"GET"):
         return f"<{len(data)} bytes>"
     if data.startswith(b"late"):
@@ -379,10 +385,11 @@ def test_a_function_of_python(tmp_path: Path, capture: Path) -> None:
     settings = ["-S", f"py_path={tmp_path}", "-S", "py_module=plug_in_of_test", "-S", "py_function=found"]
     done = tcppc("flows", "-e", "python", *settings, "-r", str(capture), "-o", str(tmp_path / "o"))
     assert done.returncode == 0
-    assert "plug-ins failed 1 times" in done.stderr
+    assert "plug-ins failed 2 times" in done.stderr
     root = ET.parse(tmp_path / "o" / "report.xml").getroot()
     assert [(each.get("scanner"), each.text) for each in root.iter(f"{TCPFLOW}result")] == [("python", "<31 bytes>")]
-    assert [each.text for each in root.iter(f"{TCPFLOW}error")] == ["ValueError: no \ufffd such thing"]
+    errors = sorted(str(each.text) for each in root.iter(f"{TCPFLOW}error"))
+    assert errors == ["Evil: which cannot be shown: RuntimeError", "ValueError: no \ufffd such thing"]
     for wrong, words in (
         (settings[:2], "-S py_module"),
         (["-S", "py_module=no_such", "-S", "py_function=f"], "cannot be loaded"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,16 +93,25 @@ def test_what_follows_connect_and_upgrade_is_no_http() -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", [(1, "200", b"short", False)]),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n", [(1, "200", b"abc", False)]),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", []),
-        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", []),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", [(1, "200", b"x", True)]),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\nServer : x\r\n\r\nall", [(1, "200", b"all", True)]),
+        (b"HTTP/1.1 99 OK\r\nContent-Length: -1\r\nX@y: z\r\n\r\nall", [(1, "99", b"all", True)]),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+            [(1, "200", b"", False), (2, "200", b"x", True)],
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Le", []),
-        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20000 + b"\r\n", []),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20000 + b"\r\nall", [(1, "200", b"all", True)]),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200_000 + b"\r\nall", []),
         (b"SSH-2.0-x\r\n\r\n", []),
         (b"", []),
     ],
 )  # fmt: skip
 def test_broken_http_is_kept_as_far_as_it_goes(data: bytes, found: list[tuple[int, str, bytes, bool]]) -> None:
-    assert told(responses(parts(data, 100), [])) == found
+    assert told(responses(parts(data, 10_000), [])) == found
+    if len(data) < 1000:
+        assert told(responses(parts(data, 1), [])) == found
 
 
 @given(st.binary(max_size=400), st.integers(1, 50), st.booleans())
@@ -114,3 +124,33 @@ def test_any_bytes_end(data: bytes, size: int, after: bool) -> None:
 def test_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tcppc.flows.http_messages.MOST_MESSAGES", 10)
     assert len(told(requests(parts(b"GET / HTTP/1.1\r\n\r\n" * 50)))) == 10
+
+
+def test_requests_as_strangers_send_them() -> None:
+    sent = b"get /a b HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + b"GET /" + b"x" * 9000 + b" HTTP/1.0\r\n\r\n"
+    assert [each[1] for each in told(requests(parts(b"\r\n" + sent)))] == ["get", "GET"]
+
+
+def test_a_transfer_coding_before_the_chunks_is_told() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\nContent-Encoding: br\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    head = next(event for event in responses(parts(data), []) if isinstance(event, Head))
+    assert head.header(b"content-encoding") == "br, gzip"
+
+
+def test_a_message_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: bytes that are given to h11 for many small messages in one large part."""
+    given = 0
+    receive = h11.Connection.receive_data
+
+    def counted(self: h11.Connection, data: bytes) -> None:
+        nonlocal given
+        given += len(data)
+        receive(self, data)
+
+    monkeypatch.setattr(h11.Connection, "receive_data", counted)
+    asked = b"GET / HTTP/1.1\r\n\r\n" * 2000
+    assert len(told(requests(iter([asked])))) == 2000
+    assert given < 3 * len(asked)
+    given = 0
+    assert len(told(responses(iter([b"HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\nx" * 1000]), []))) == 1000
+    assert given < 1000 * 1000

@@ -103,3 +103,16 @@ def test_any_bytes_end(name: str, data: bytes) -> None:
             assert len(part) <= 1 << 16
     except CodingError:
         pass
+
+
+def test_codings_in_one_another_are_bounded_each() -> None:
+    """An inner one that gives much, and an outer one that makes nothing of it."""
+    nothing = b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\0\0\0\xff\xff" * (4 << 20)  # gzip of empty blocks
+    budget = inflate.Budget(5 << 20)
+    with pytest.raises(CodingError, match="all bodies together"):
+        list(inflated([gzip.compress(nothing)], ["gzip", "gzip"], 1 << 20, budget))
+
+
+def test_a_member_that_ends_with_a_part() -> None:
+    first, second = gzip.compress(b"one", mtime=0), gzip.compress(b"two", mtime=0)
+    assert b"".join(inflated([first, second], ["gzip"], 99)) == b"onetwo"

@@ -52,6 +52,7 @@ NO_FILE_OF_ITS_OWN = {
     "sharing": "test_flows",
     "scanners": "test_flows",
     "alerts": "test_flows",
+    "opening": "test_flows",
     "streams": "test_engine_of_flows",
     "flow": "test_engine_of_flows",
     "listener": "test_engine_of_flows",

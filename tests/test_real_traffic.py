@@ -118,7 +118,7 @@ def nmap(net: Net) -> None:
     net.sensor.start(sys.executable, "-c", WEB)
     net.sensor.start("nc", "-lk", "-p", "7777")
     wait_until(lambda: ":7777" in net.sensor.run("ss", "-Hltn"), "nc")
-    for words in ("-sS -p 7700-7780", "-sT -p 7770-7780,8080", "-sF -p 7777", "-sV --version-intensity 1 -p 8080"):
+    for words in ("-sS -p 7700-7780", "-sT -sV --version-intensity 1 -p 7777,8080", "-sF -p 7777", "-sT -p 7770-7780"):
         net.attacker.run("nmap", "-n", "-Pn", *words.split(), SENSOR[0])
 
 
@@ -183,11 +183,10 @@ def test_three_opinions_of_real_traffic(net: Net, tmp_path: Path, traffic: Calla
         subprocess.run(["tcpflow", "-q", "-r", capture, "-o", folders[1]], check=True, capture_output=True, timeout=100)
         ours, theirs = contents(folders[0]), contents(folders[1])
         differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
-        print(
-            f"\n| {traffic.__name__} {capture.name} | {len(ours)} | {len(ours | theirs) - len(differing)} | {differing} |"
-        )
+        equal = len(ours | theirs) - len(differing)
+        print(f"\n| {traffic.__name__} {capture.name} | {len(ours)} | {equal} | {differing} |")
         assert differing == []
-        assert len(ours) > 3
+        assert len(ours) > 1
         if capture is whole:
             seen = followed(capture)
             mine = by_nodes(ours)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from tcppc import difference, records
-from tcppc.cli.arguments import Exit, UsageError, parser
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
 from tcppc.clock import Zone
 from tcppc.difference import Side
@@ -48,15 +49,17 @@ def diff_command(argv: Sequence[str]) -> int:
         try:
             wanted = libpcap.Filter(" ".join(given.words)) if given.words else None
             one = _recorded(Path(given.sessions))
-            other = _captured(given.capture, wanted, spool)
+            other, damage = _captured(given.capture, wanted, spool)
             found = difference.compare(one, other)
-        except (libpcap.PcapError, CaptureError, DataError) as problem:
+        except (libpcap.PcapError, DataError) as problem:
             raise UsageError(str(problem)) from None
         except ValueError as problem:
             raise UsageError(f"{given.sessions}: {problem}") from None
     for line in difference.lines(found, given.sessions, given.capture, most):
         print(line)
-    return Exit.DONE if found.same else Exit.FAILED
+    if damage:
+        print(f"{PROGRAM}: {damage}; what comes behind it was not compared", file=sys.stderr)
+    return Exit.DONE if found.same and not damage else Exit.FAILED
 
 
 def _recorded(path: Path) -> Side:
@@ -72,16 +75,18 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{path}: is damaged: {problem}") from None
 
 
-def _captured(name: str, wanted: libpcap.Filter | None, spool: IO[bytes]) -> Side:
-    """What `tcppc flows --udp --json` would write, by its place in the spool."""
+def _captured(name: str, wanted: libpcap.Filter | None, spool: IO[bytes]) -> tuple[Side, str]:
+    """(what `tcppc flows --udp --json` would write, by its place in the spool; what is wrong with the capture)."""
     encoder = records.Encoder(Zone("UTC"), "")
     template = Template(letters="X")
     sessions = Sessions(lambda session: spool.write(encoder.line(session).encode() + b"\n"))
     engine = Engine(StreamFiles(".", template), template, reading=Reading(udp=True), listeners=[sessions])
     source = Source(name)
-    progress = Progress("packets to sessions", source.size)
+    progress, stop, damage = Progress("packets to sessions", source.size), Stop(), ""
     try:
-        source.read(engine, wanted, progress, Stop())
+        source.read(engine, wanted, progress, stop)
+    except CaptureError as problem:
+        damage = str(problem)
     finally:
         progress.done()
         engine.finish()
@@ -93,7 +98,10 @@ def _captured(name: str, wanted: libpcap.Filter | None, spool: IO[bytes]) -> Sid
             found[place] = json.loads(spool.readline())
         return found
 
-    return Side(_places(spool), again)
+    if stop.wanted:  # a half of it would be a false answer
+        raise KeyboardInterrupt
+    stop.over()
+    return Side(_places(spool), again), damage
 
 
 def _places(spool: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:

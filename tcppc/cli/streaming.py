@@ -10,6 +10,7 @@ from typing import Any
 from tcppc import __version__
 from tcppc.cli import streams
 from tcppc.cli.arguments import Exit, Parser, UsageError, parser
+from tcppc.cli.opening import tell
 from tcppc.flows.console import Form
 from tcppc.flows.names import DEFAULT, SILENT_LETTERS, Template, TemplateError
 from tcppc.flows.report import HASHES
@@ -26,7 +27,7 @@ examples:
   tcppc flows -r - -o out < capture.pcapng    from standard input
   tcppc flows -i eth0 -o out -q port 25       what an interface sees, until Ctrl-C
   tcppc flows -c -r capture.pcap              payloads on the screen as they arrived
-  tcppc flows -r capture.pcap -FX -X - -FM    no files, a report with hashes on standard output
+  tcppc flows -r capture.pcap -FX -X -        no files, the report on standard output
   tcppc flows -r capture.pcap -o out -Ft -I   the time before each name, and when each byte came
   tcppc flows -r capture.pcap -o out -T '%A/%B.%b'    names of one's own
   tcppc flows -r capture.pcap --udp --json sessions.jsonl -FX    sessions, for tcppc show
@@ -171,6 +172,9 @@ def flows_command(argv: Sequence[str]) -> int:
         wanted = _wanted(given)
     except TemplateError as problem:
         raise UsageError(str(problem)) from None
+    if not wanted.quiet:
+        for words in _idle(given, wanted):
+            tell(words)
     return Exit(streams.run(wanted))
 
 
@@ -221,6 +225,23 @@ def _wanted(given: argparse.Namespace) -> streams.Wanted:
         quiet=given.quiet or level == 0,
         verbose=given.verbose or level >= 10,
     )
+
+
+def _idle(given: argparse.Namespace, wanted: streams.Wanted) -> list[str]:
+    """What was given and does nothing."""
+    console, http = wanted.console is not None, "http" in wanted.scanners
+    files = not wanted.template.no_files
+    found = [
+        (given.index and not (files and wanted.index), "-I: no files are made to stand beside"),
+        (given.keep and console, "-K: with -c and -C no files are made"),
+        (bool(wanted.hashes) and not files, "-FM, --hash: no files are made to be hashed"),
+        (http and not files and not console, "-e http: bodies are read from the streams' files, and none are made"),
+        (not console and (given.raw or given.strip or not given.feeds), "-B, -s and -0 are forms of -c and -C"),
+        (not given.promiscuous and bool(given.captures), "-p is for -i"),
+        (not http and not given.inflate, "-Z is for -e http"),
+        (not http and bool({"http_cmd", "http_alert_fd"} & wanted.settings.keys()), "-S http_…: is for -e http"),
+    ]
+    return [f"{words}: it does nothing here" for idle, words in found if idle]
 
 
 def _scanners(given: argparse.Namespace) -> list[str]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
-import pwd
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
+from tcppc.cli.opening import become, first_source, output, source, tell
 from tcppc.cli.progress import Progress
 from tcppc.flows import alerts, libpcap, report, scanners, sharing, sources
 from tcppc.flows.alerts import Alerts
@@ -36,10 +34,6 @@ if TYPE_CHECKING:  # it needs h11
     from tcppc.flows.http_bodies import Bodies
 
 
-# What is imported where it is used.
-_LATER = (
-    "tcppc.clock", "tcppc.flows.sessions", "tcppc.flows.batches", "tcppc.flows.http_bodies", "brotli", "zstandard",
-)  # fmt: skip
 MOST_TOLD = 20  # problems of single files
 
 
@@ -81,19 +75,34 @@ class _Run:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        self._inputs = [*wanted.captures, *wanted.after]
         self._stop = Stop()
         self.code = Exit.DONE
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
-        self._first = _open_first(wanted.captures)
+        self._first = first_source(wanted.captures)
         self._live = None if wanted.captures or wanted.after else self._listen()
         if wanted.user:
-            _become(wanted.user)
+            become(wanted.user)
         self._failed: list[str] = []
         self._told: Report | None = None
         self._fragment = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")  # noqa: SIM115 - it goes with us
+        self._json: IO[str] | None = None
+        self._scanners: Scanners | None = None
+        self._kept: Kept | None = None
+        self._of_http: Bodies | None = None
         # From here on there may be two of us, of which the other one is told nothing and tells nobody.
         self._other = sharing.Other() if self._shared() else None
         self._is_other = bool(self._other and self._other.is_it)
+        try:
+            self._prepare()
+        except BaseException:
+            if self._other:
+                self._other.give_up()
+            raise
+
+    def _prepare(self) -> None:
+        """All that is written to."""
+        wanted = self._wanted
         rules = Rules(
             wanted.most_seek,
             wanted.most_bytes,
@@ -108,22 +117,20 @@ class _Run:
         if self._hidden:
             template, folder = template.with_suffix(""), self._hidden.name
         self._files = StreamFiles(folder, template, wanted.most_open)
-        self._writer = Writer(open(wanted.unhandled, "wb")) if wanted.unhandled else None  # noqa: SIM115 - it closes it
+        self._writer = self._unhandled()
         reading = Reading(wanted.udp, wanted.tunnels, wanted.checksums, self._writer)
         self._totals = Totals()
-        self._json: IO[str] | None = None
-        self._scanners: Scanners | None = None
-        self._of_http: Bodies | None = None
         self._engine = Engine(self._files, template, rules, reading, self._listeners(), self._totals, self._share())
 
     def _shared(self) -> bool:
         """Are two processes of use, and is it the same what each of them does by itself?"""
         wanted = self._wanted
         alone = wanted.console or wanted.keep or wanted.index or wanted.json or wanted.scanners or wanted.unhandled
-        if alone or wanted.checksums or wanted.settings or not wanted.template.counts_nothing or not sharing.of_use():
+        settings = wanted.settings.keys() - {"enable_report"}
+        if alone or wanted.checksums or settings or not wanted.template.counts_nothing or not sharing.of_use():
             return False
-        names = [*wanted.captures, *wanted.after]
-        return sum(map(sources.plain_size, names)) >= sources.WORTH_SHARING and all(map(sources.plain_size, names))
+        sizes = [sources.plain_size(name) for name in self._inputs]
+        return sum(sizes) >= sources.WORTH_SHARING and all(sizes)
 
     def _share(self) -> sharing.Share | None:
         return sharing.Share(int(self._is_other)) if self._other else None
@@ -145,7 +152,7 @@ class _Run:
         return live
 
     def _listeners(self) -> list[Listener]:
-        """The report comes last: it tells what the others found."""
+        """The report comes behind those whose findings it tells, and commands last: they may take files away."""
         wanted = self._wanted
         found: list[Listener] = []
         console = None
@@ -155,23 +162,18 @@ class _Run:
             if not self._hidden:
                 found.append(console)
         if wanted.keep:
-            found.append(Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open))
+            self._kept = Kept(wanted.folder, wanted.template.with_suffix(".pcap"), wanted.most_open)
+            found.append(self._kept)
         if wanted.json:
             from tcppc.clock import Zone
             from tcppc.flows.sessions import Sessions
             from tcppc.records import Encoder
 
-            file = self._json = sys.stdout if wanted.json == "-" else _new(wanted.json)
+            file = self._json = sys.stdout if wanted.json == "-" else output(wanted.json, self._inputs)
             encoder = Encoder(Zone(), "")
             found.append(Sessions(lambda session: print(encoder.line(session), file=file)))
         if wanted.index and not wanted.template.no_files:
             found.append(Findx(self._files))
-        settings = wanted.settings
-        opened = [alerts.descriptor("tcp_alert_fd", fd, "open") for fd in _of(settings, "tcp_alert_fd")]
-        closed = [alerts.descriptor("tcp_alert_fd", fd, "close") for fd in _of(settings, "tcp_alert_fd")]
-        closed += [alerts.command("tcp_cmd", words) for words in _of(settings, "tcp_cmd")]
-        if closed:
-            found.append(Alerts(self._files, opened, closed))
         if scans := self._scans():
             self._scanners = Scanners(self._files, scans)
             found.append(self._scanners)
@@ -180,6 +182,12 @@ class _Run:
             found.append(self._bodies(told, console.message if console else None))
         if told:
             found.append(told)
+        settings = wanted.settings
+        opened = [alerts.descriptor("tcp_alert_fd", fd, "open") for fd in _of(settings, "tcp_alert_fd")]
+        closed = [alerts.descriptor("tcp_alert_fd", fd, "close") for fd in _of(settings, "tcp_alert_fd")]
+        closed += [alerts.command("tcp_cmd", words) for words in _of(settings, "tcp_cmd")]
+        if closed:
+            found.append(Alerts(self._files, opened, closed))
         return found
 
     def _bodies(self, told: Report | None, show: Callable[..., None] | None) -> Listener:
@@ -208,6 +216,10 @@ class _Run:
         name = self._wanted.template.path(flow.named)
         return name if self._wanted.folder == "." else f"{self._wanted.folder}/{name}"
 
+    def _unhandled(self) -> Writer | None:
+        name = self._wanted.unhandled
+        return Writer(cast(IO[bytes], output(name, self._inputs).detach())) if name else None
+
     def _report(self) -> Report | None:
         wanted = self._wanted
         if wanted.settings.get("enable_report", "").upper() == "NO" or wanted.report == "":
@@ -215,12 +227,11 @@ class _Run:
         if self._is_other:
             return Report(self._fragment, self._files, self._totals, (), wanted.hashes, whole=False)
         name = wanted.report or os.path.join(wanted.folder, report.NAME)
-        file = sys.stdout if name == "-" else _new(name)
+        file = sys.stdout if name == "-" else output(name, self._inputs, follow=bool(wanted.report))
         if name != "-" and not wanted.quiet:
             print(f"reportfilename: {name}", file=sys.stderr)
-        captures = [*wanted.captures, *wanted.after]
         results = self._scanners.results if self._scanners else lambda flow: ""
-        return Report(file, self._files, self._totals, captures, wanted.hashes, results)
+        return Report(file, self._files, self._totals, self._inputs, wanted.hashes, results)
 
     def run(self) -> Exit:
         stop, begun = self._stop, time.monotonic()
@@ -228,24 +239,26 @@ class _Run:
             self._other.tell(self._half(stop))
         try:
             self._work(stop)
-        except BaseException:
+        except BaseException as problem:
             if self._other:
-                self._other.stop()
+                self._other.give_up()
+            if isinstance(problem, OSError) and problem.filename is None:
+                problem.filename = "an output (-X, --json, -w or the console)"
             raise
-        for problem in self._failed[:MOST_TOLD]:
-            _tell(problem)
+        for fault in self._failed[:MOST_TOLD]:
+            tell(fault)
         if self._failed:
-            _tell(f"{len(self._failed)} streams lack something in their files, as the report says")
+            tell(f"{len(self._failed)} streams lack something in their files, as the report says")
             self.code = Exit.FAILED
         if stop.wanted and not self._live:
-            _tell("stopped before the end of the captures; what was read is written")
+            tell("stopped before the end of the captures; what was read is written")
             self.code = Exit.FAILED
         if not self._wanted.quiet:
             print(self._summary(time.monotonic() - begun), file=sys.stderr)
         return self.code
 
     def _work(self, stop: Stop) -> None:
-        names = [*self._wanted.captures, *self._wanted.after]
+        names = self._inputs
         size = sum(os.path.getsize(name) for name in names if os.path.isfile(name))
         progress = Progress("packets to streams", 0 if self._is_other else size)
         try:
@@ -295,27 +308,27 @@ class _Run:
             self._fragment.seek(0)
             self._told.add(self._fragment)
 
-    def _read(self, name: str, source: Source | None, progress: Progress, stop: Stop) -> None:
+    def _read(self, name: str, opened: Source | None, progress: Progress, stop: Stop) -> None:
         """One capture; what is wrong with it costs the others nothing."""
         before = self._totals.packets
         try:
-            (source or _open(name)).read(self._engine, self._filter, progress, stop)
+            (opened or source(name)).read(self._engine, self._filter, progress, stop)
         except (CaptureError, libpcap.PcapError) as problem:
             progress.done()
             if not self._is_other:
-                _tell(str(problem))
+                tell(str(problem))
             self.code = Exit.FAILED
         if self._wanted.verbose and not self._is_other:
             progress.done()
-            _tell(f"{name}: {self._totals.packets - before} packets; {self._engine.open_now} streams are remembered")
+            tell(f"{name}: {self._totals.packets - before} packets; {self._engine.open_now} streams are remembered")
 
     def _hear(self, live: libpcap.Live, stop: Stop) -> None:
         sources.listen(live, self._engine, stop)
         if not stop.wanted:
-            _tell(f"the interface ended: {live.why_it_ended()}")
+            tell(f"the interface ended: {live.why_it_ended()}")
             self.code = Exit.FAILED
         if lost := live.lost():
-            _tell(f"{lost} packets came too fast and were lost: an expression, or a faster disk, would help")
+            tell(f"{lost} packets came too fast and were lost: an expression, or a faster disk, would help")
         live.close()
 
     def _summary(self, seconds: float) -> str:
@@ -326,8 +339,10 @@ class _Run:
             said += f"; {totals.wrong_checksums} packets with wrong checksums"
         if self._writer and self._writer.left_out:
             said += f"; {self._writer.left_out} packets of another link type are not in {self._wanted.unhandled}"
+        if self._kept and self._kept.left_out:
+            said += f"; {self._kept.left_out} packets of another link type than their stream's first are left out"
         if self._of_http and self._of_http.problems:
-            said += f"; {self._of_http.problems} bodies could not be inflated, or not whole"
+            said += f"; {self._of_http.problems} messages are broken, or could not be inflated: kept as far as they go"
         if self._scanners and self._scanners.failed:
             said += f"; plug-ins failed {self._scanners.failed} times, as the report says"
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
@@ -343,49 +358,3 @@ def run(wanted: Wanted) -> Exit:
         return _Run(wanted).run()
     except (libpcap.PcapError, alerts.AlertError, scanners.ScannerError) as problem:
         raise UsageError(str(problem)) from None
-
-
-def _tell(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
-
-
-def _open(name: str) -> Source:
-    try:
-        return Source(name)
-    except OSError as problem:
-        raise CaptureError(f"{name}: cannot be read: {problem.strerror}") from None
-
-
-def _open_first(names: Sequence[str]) -> Source | None:
-    """What is wrong with it is said in its turn."""
-    try:
-        return _open(names[0]) if names else None
-    except CaptureError:
-        return None
-
-
-def _new(name: str) -> IO[str]:
-    """A file of ours, in place of an older one of that name; a link is not followed."""
-    parent = os.path.dirname(name)
-    if parent:
-        os.makedirs(parent, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    return open(name, "w", encoding="utf-8", opener=lambda path, _: os.open(path, flags, 0o644))
-
-
-def _become(name: str) -> None:
-    """That user for good, with that user's groups."""
-    try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        raise UsageError(f"-U {name!r}: there is no such user") from None
-    for module in _LATER:  # that user may not read where they stand
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-    report.libraries()
-    try:
-        os.initgroups(name, user.pw_gid)
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-    except PermissionError:
-        raise UsageError(f"-U {name!r}: only root can become another user") from None

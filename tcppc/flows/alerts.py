@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 
@@ -25,8 +26,8 @@ def command(name: str, words: str) -> Told:
         given = shlex.split(words)
     except ValueError as problem:
         raise AlertError(f"-S {name}: {words!r}: {problem}") from None
-    if not given:
-        raise AlertError(f"-S {name}: expected a command")
+    if not given or not shutil.which(given[0]):
+        raise AlertError(f"-S {name}: {words!r}: expected a command that is there")
 
     def run(path: str) -> None:
         try:

@@ -56,20 +56,25 @@ class Kept(Listener):
 
     def __init__(self, folder: str, template: Template, most_open: int) -> None:
         self._files = StreamFiles(folder, template, most_open)
-        self._of: dict[Flow, StreamFile] = {}
+        self._of: dict[Flow, tuple[StreamFile, int]] = {}  # with its link type
+        self.left_out = 0
 
     def packet(self, flow: Flow, packet: Packet) -> None:
-        file = self._of.get(flow)
         content = record(packet)
-        if file is None:
-            file = self._of[flow] = StreamFile(flow.named)
+        if flow not in self._of:
+            self._of[flow] = StreamFile(flow.named), packet.link
             content = header(packet.link) + content
+        file, link = self._of[flow]
+        if packet.link != link:
+            self.left_out += 1
+            return
         self._files.put(file, file.size, Pieces.of(content), len(content))
 
     def settle(self) -> None:
         self._files.flush()
 
     def ended(self, flow: Flow) -> None:
-        if file := self._of.pop(flow, None):
+        file, _ = self._of.pop(flow, (None, 0))
+        if file:
             self._files.flush_one(file)
             self._files.close(file)

@@ -71,10 +71,9 @@ class Console(Listener):
             parts.append(b"\n")
         self._out.write(b"".join(parts))
 
-    def message(self, flow: Flow, word: str, headers: Iterable[tuple[bytes, bytes]], body: Iterable[bytes]) -> None:
-        """One of HTTP: the method or the status, its headers, its body without codings."""
-        lines = [word.encode(), *(name + b": " + value for name, value in headers), b"", b""]
-        self.show(flow, b"\r\n".join(lines) + b"".join(body))
+    def message(self, flow: Flow, head: bytes, body: Iterable[bytes]) -> None:
+        """One of HTTP: its head as it was sent, its body without codings."""
+        self.show(flow, head + b"".join(body))
 
 
 @dataclass

@@ -21,7 +21,7 @@ class Findx(Listener):
     def __init__(self, files: StreamFiles) -> None:
         self._files = files
         self._waiting: dict[Flow, list[str]] = {}
-        self._begun: set[Flow] = set()
+        self._begun: dict[Flow, str] = {}  # and its path; empty where it cannot be had
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
         if verdict.what not in ("write", "shift"):
@@ -37,7 +37,7 @@ class Findx(Listener):
 
     def ended(self, flow: Flow) -> None:
         self._write(flow)
-        self._begun.discard(flow)
+        self._begun.pop(flow, None)
 
     def _write(self, flow: Flow) -> None:
         lines = self._waiting.get(flow)
@@ -48,10 +48,11 @@ class Findx(Listener):
         if not name:  # -b 0: there is no file
             return
         del self._waiting[flow]
-        made = 0 if flow in self._begun else os.O_CREAT | os.O_EXCL
-        self._begun.add(flow)
-        fd = os.open(f"{self._files.folder}/{name}.findx", _FLAGS | made, 0o644)
-        try:
-            os.write(fd, "".join(lines).encode())
-        finally:
-            os.close(fd)
+        if flow not in self._begun:
+            made = self._files.beside(flow.file, ".findx")
+            self._begun[flow] = f"{self._files.folder}/{made[1]}" if made else ""
+            if made:
+                os.close(made[0])
+        if path := self._begun[flow]:
+            with os.fdopen(os.open(path, _FLAGS), "ab") as file:
+                file.write("".join(lines).encode())

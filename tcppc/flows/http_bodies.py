@@ -12,7 +12,7 @@ from typing import IO
 from tcppc.flows import http_messages
 from tcppc.flows.flow import Flow, Run
 from tcppc.flows.http_messages import Body, End, Event, Head
-from tcppc.flows.inflate import CodingError, codings, inflated
+from tcppc.flows.inflate import Budget, CodingError, codings, inflated
 from tcppc.flows.listener import Listener
 from tcppc.flows.report import Report
 from tcppc.flows.stream import Verdict
@@ -23,7 +23,6 @@ MOST_INFLATED_BYTES = 256 << 20  # of one body
 INFLATED_ALLOWANCE_BYTES, INFLATED_TIMES = 1 << 30, 16
 _SPOOLED_BYTES = 1 << 20
 _PART_BYTES = 1 << 20
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 # Those of tcpflow 1.6.1, as it names files.
 ENDINGS = {
     "application/atom+xml": ".atom", "application/java-archive": ".jar", "application/javascript": ".js",
@@ -36,7 +35,7 @@ ENDINGS = {
     "image/x-icon": ".ico", "message/rfc822": ".eml", "text/calendar": ".ics", "text/css": ".css", "text/csv": ".csv",
     "text/html": ".html", "text/plain": ".txt", "video/mp4": ".m4v", "video/webm": ".webm", "video/x-flv": ".flv",
 }  # fmt: skip
-Show = Callable[[Flow, str, http_messages.Headers, Iterable[bytes]], None]
+Show = Callable[[Flow, bytes, Iterable[bytes]], None]
 
 
 class Bodies(Listener):
@@ -53,13 +52,13 @@ class Bodies(Listener):
         tells: Sequence[Callable[[str], None]] = (),
         show: Show | None = None,
     ) -> None:
-        self.problems = 0  # bodies that are kept as they were sent, since they could not be inflated
+        self.problems = 0  # messages that are broken, and bodies that could not be inflated: kept as far as they go
         self._files = files
         self._inflate = inflate
         self._report = report
         self._tells = tells
         self._show = show
-        self._sent = self._out = 0  # bytes of all compressed bodies, and what they inflated to
+        self._budget = Budget(INFLATED_ALLOWANCE_BYTES)  # of all bodies
         self._times: dict[Flow, tuple[array[int], array[int]]] = {}  # where packets began, and when they came
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
@@ -69,8 +68,7 @@ class Bodies(Listener):
         if times is None:
             if verdict.offset:
                 return
-            begin = b"".join(run.data.parts())[:8]
-            if not begin.startswith(b"HTTP/1.") and not begin[:1].isupper():
+            if not http_messages.BEGIN.match(b"".join(run.data.parts())):
                 return
             times = self._times[flow] = array("q"), array("q")
         if not times[0] or verdict.offset > times[0][-1]:  # what comes again, or late, has the time of those around it
@@ -84,12 +82,15 @@ class Bodies(Listener):
             return
         pair = [each for each in (flow, other) if each and each in self._times]
         methods: list[str] = []
-        for client in (each for each in pair if each.asks):
-            for head in self._bodies(client, http_messages.requests(self._files.content(client.file))):
-                methods.append(head.word)
-        for server in (each for each in pair if not each.asks):
-            for _ in self._bodies(server, http_messages.responses(self._files.content(server.file), methods)):
-                pass
+        for each in sorted(pair, key=lambda flow: not flow.asks):
+            try:
+                content = self._files.content(each.file)
+                if each.asks:
+                    methods += [head.word for head in self._bodies(each, http_messages.requests(content))]
+                else:
+                    list(self._bodies(each, http_messages.responses(content, methods)))
+            except FileNotFoundError:  # somebody who was told of it took it away
+                self.problems += 1
         for each in pair:
             del self._times[each]
 
@@ -105,25 +106,26 @@ class Bodies(Listener):
                     yield head
                 elif isinstance(event, Body):
                     body.write(event.data)
-                elif isinstance(event, End) and head and (body.tell() or self._show):
-                    self._keep(flow, head, body, event.at)
+                elif isinstance(event, End):
+                    self.problems += not event.whole
+                    if head and (body.tell() or self._show):
+                        self._keep(flow, head, body, event.at)
 
     def _keep(self, flow: Flow, head: Head, body: IO[bytes], end: int) -> None:
         size = body.tell()
         names = codings(head.header(b"content-encoding")) if self._inflate else []
         if names:
-            self._sent += size
-            most = min(MOST_INFLATED_BYTES, INFLATED_ALLOWANCE_BYTES + INFLATED_TIMES * self._sent - self._out)
-            body = self._plain(body, names, most)
+            self._budget.left += INFLATED_TIMES * size
+            body = self._plain(body, names)
             size = body.seek(0, os.SEEK_END)
-            self._out += size
         if self._show:
-            self._show(flow, head.word, head.headers, _parts(body))
+            self._show(flow, head.raw, _parts(body))
             return
-        name = f"{self._files.name(flow.file)}-HTTPBODY-{head.number:03d}{ending(head.header(b'content-type'))}"
-        path = f"{self._files.folder}/{name}"
-        when = self._when(flow, head.at)
-        fd = os.open(path, _FLAGS, 0o644)
+        made = self._files.beside(flow.file, f"-HTTPBODY-{head.number:03d}", ending(head.header(b"content-type")))
+        if made is None:
+            return
+        fd, name = made
+        path, when = f"{self._files.folder}/{name}", self._when(flow, head.at)
         with os.fdopen(fd, "wb", buffering=0) as file:
             for part in _parts(body):
                 file.write(part)
@@ -133,11 +135,11 @@ class Bodies(Listener):
         for tell in self._tells:
             tell(path)
 
-    def _plain(self, body: IO[bytes], names: list[str], most: int) -> IO[bytes]:
+    def _plain(self, body: IO[bytes], names: list[str]) -> IO[bytes]:
         """Without its codings; as it was sent, where nothing of it can be inflated."""
         plain = _spool()
         try:
-            for part in inflated(_parts(body), names, most):
+            for part in inflated(_parts(body), names, MOST_INFLATED_BYTES, self._budget):
                 plain.write(part)
         except CodingError:
             self.problems += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 PART_BYTES = 1 << 20
 MOST_CODINGS = 4  # one in the other
@@ -19,15 +20,31 @@ class CodingError(Exception):
     """Why a body cannot be inflated, or not further, in one line."""
 
 
+@dataclass
+class Budget:
+    """Bytes that decoders may give, each of those that stand one in the other."""
+
+    left: int
+
+    def of(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """The same parts, paid for."""
+        for part in parts:
+            self.left -= len(part)
+            if self.left < 0:
+                raise CodingError("more than all bodies together may inflate to")
+            yield part
+
+
 def codings(header: str) -> list[str]:
     """Of a Content-Encoding, in the order in which they were applied; in lower case."""
     names = [name.strip().lower() for name in header.split(",")]
     return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 
 
-def inflated(parts: Iterable[bytes], names: list[str], most: int) -> Iterator[bytes]:
-    """What the body is without its codings. CodingError where one is not known, is broken, or `most` bytes are
-    reached; what came before that counts."""
+def inflated(parts: Iterable[bytes], names: list[str], most: int, budget: Budget | None = None) -> Iterator[bytes]:
+    """What the body is without its codings. CodingError where one is not known, is broken, or `most` bytes or the
+    budget are reached; what came before that counts."""
+    budget = budget or Budget(most * MOST_CODINGS)
     if len(names) > MOST_CODINGS:
         raise CodingError(f"{len(names)} codings one in the other, more than {MOST_CODINGS}")
     found: Iterable[bytes] = parts
@@ -35,7 +52,7 @@ def inflated(parts: Iterable[bytes], names: list[str], most: int) -> Iterator[by
         decoder = DECODERS.get(name)
         if decoder is None:
             raise CodingError("a coding that is not known")
-        found = decoder(found)
+        found = budget.of(decoder(found))
     left = most
     for part in found:
         yield part[:left]
@@ -50,13 +67,13 @@ def _zlib(parts: Iterable[bytes], bits: int) -> Iterator[bytes]:
         for part in parts:
             waiting = part
             while waiting:
+                if decoder.eof:  # of one member; in gzip others may follow (RFC 1952)
+                    if bits != _GZIP:
+                        return
+                    decoder = zlib.decompressobj(bits)
                 if data := decoder.decompress(waiting, PART_BYTES):
                     yield data
-                waiting = decoder.unconsumed_tail
-                if decoder.eof:
-                    if bits != _GZIP or not decoder.unused_data:
-                        return
-                    waiting, decoder = decoder.unused_data, zlib.decompressobj(bits)  # RFC 1952: members follow
+                waiting = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
     except zlib.error as problem:
         raise CodingError(str(problem)) from None
     if not decoder.eof:

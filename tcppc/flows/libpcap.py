@@ -6,10 +6,12 @@ The library of the system is called through ctypes, by pcap(3PCAP). Without it c
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 from collections.abc import Iterator
 from ctypes import POINTER, byref, c_char_p, c_long, c_uint, c_void_p
 
+from tcppc.flows import links
 from tcppc.flows.capture_files import Packet
 
 SNAPLEN = 262_144
@@ -69,10 +71,14 @@ class Filter:
         self._library = _library()
         self._programs: dict[int, _Program] = {}
         self._header = _Header()
-        try:
-            self._program(_ETHERNET)
-        except PcapError:
-            self._program(_RAW)
+        problems = []
+        for link in (_ETHERNET, *sorted(links.LINKS)):  # what is wrong for one may mean something on another
+            try:
+                self._program(link)
+                return
+            except PcapError as problem:
+                problems.append(problem)
+        raise problems[0]
 
     def _program(self, link: int) -> _Program:
         """Compiled for that kind of link. PcapError where it has no meaning there."""
@@ -82,7 +88,7 @@ class Filter:
         handle = c_void_p(library.pcap_open_dead(_DLT.get(link, link), SNAPLEN))
         try:
             any_netmask = c_uint(0xFFFFFFFF)
-            if library.pcap_compile(handle, byref(program), self.expression.encode(), 1, any_netmask):
+            if library.pcap_compile(handle, byref(program), os.fsencode(self.expression), 1, any_netmask):
                 said = library.pcap_geterr(handle).decode(errors="replace")
                 raise PcapError(f"expression {self.expression!r}: {said}; see pcap-filter(7)")
         finally:
@@ -119,7 +125,7 @@ class Live:
     def __init__(self, interface: str, promiscuous: bool = True, expression: str = "") -> None:
         self._library = library = _library()
         error = ctypes.create_string_buffer(_ERROR_BYTES)
-        handle = library.pcap_create(interface.encode(), error)
+        handle = library.pcap_create(os.fsencode(interface), error)
         if not handle:
             raise PcapError(f"-i {interface}: {error.value.decode(errors='replace')}")
         self._handle = c_void_p(handle)
@@ -143,7 +149,7 @@ class Live:
 
     def _filter(self, expression: str) -> None:
         program, library = _Program(), self._library
-        compiled = library.pcap_compile(self._handle, byref(program), expression.encode(), 1, c_uint(0xFFFFFFFF))
+        compiled = library.pcap_compile(self._handle, byref(program), os.fsencode(expression), 1, c_uint(0xFFFFFFFF))
         if compiled or library.pcap_setfilter(self._handle, byref(program)):
             said = library.pcap_geterr(self._handle).decode(errors="replace")
             raise PcapError(f"expression {expression!r}: {said}; see pcap-filter(7)")

@@ -111,11 +111,11 @@ class Scanners(Listener):
             with self._files.open(flow.file) as stream:
                 try:
                     said = scan(scanned, stream)
-                except Exception as problem:  # anybody's code: its faults are its own
+                    words = said if isinstance(said, str) else json.dumps(said, default=str, skipkeys=True)
+                except (Exception, SystemExit) as problem:  # anybody's code: its faults are its own
                     self.failed += 1
-                    kind, said = "error", _line(problem)
+                    kind, said, words = "error", True, _line(problem)
             if said is not None:
-                words = said if isinstance(said, str) else json.dumps(said, default=str)
                 element = f"tcpflow:{kind}"
                 found.append(f"    <{element} scanner={attribute(name)}>{text(words[:MOST_RESULT])}</{element}>\n")
         if found:
@@ -126,5 +126,9 @@ class Scanners(Listener):
         return self._results.pop(flow, "")
 
 
-def _line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {problem}".replace("\n", " ")[:500]
+def _line(problem: BaseException) -> str:
+    try:
+        said = str(problem)
+    except Exception as other:
+        said = f"which cannot be shown: {type(other).__name__}"
+    return f"{type(problem).__name__}: {said}".replace("\n", " ")[:500]

@@ -22,6 +22,7 @@ from tcppc.records import TLS, Session
 from tcppc.spoken import Spoken
 
 MOST_BYTES = 16 << 20  # kept of one direction: the sensor's default (limits.session_bytes)
+PIECE_COST = 64
 MOST_WAITING_BYTES = 64 << 20  # of all, in memory
 _HEAD = struct.Struct("<qqI")
 
@@ -39,6 +40,7 @@ class _Side:
     """What one direction sent."""
 
     kept: int = 0  # bytes
+    pieces: int = 0
     lost: bool = False  # more came than is kept
     shifted: int = 0
     confirmed: bool = False  # was there a packet that only an established connection has?
@@ -76,10 +78,12 @@ class Sessions(Listener):
         else:
             return
         data = b"".join(run.data.parts())
-        if side.kept + len(data) > self._most_bytes:
+        # Each piece costs beside its bytes: a direction of single ones has the same bound.
+        if side.kept + len(data) + PIECE_COST * side.pieces > self._most_bytes:
             side.lost = True
-            data = data[: self._most_bytes - side.kept]
+            data = data[: max(0, self._most_bytes - side.kept - PIECE_COST * side.pieces)]
         side.kept += len(data)
+        side.pieces += 1
         if data or flow.named.protocol == UDP:
             side.fresh += _HEAD.pack(run.first, at, len(data)) + data
             self._waiting += _HEAD.size + len(data)
@@ -137,14 +141,19 @@ class Sessions(Listener):
         """A session each of the client's, as the sensor records them; an answer is of the one before it."""
         asked = list(self._pieces(self._side(client)))
         answers = list(self._pieces(self._side(server)))
+        answered = 0
         for number, piece in enumerate(asked):
             session = _session(client, server)
             session.start = piece.instant
             session.payloads, session.bytes = [(piece.instant, piece.data)], len(piece.data)
             until = asked[number + 1].instant if number + 1 < len(asked) else 1 << 63
-            own = [answer for answer in answers if piece.instant <= answer.instant < until]
+            own: list[tuple[int, bytes, int]] = []
+            while answered < len(answers) and answers[answered].instant < until:
+                if answers[answered].instant >= piece.instant:  # else it came before the first question
+                    own.append((answers[answered].instant, answers[answered].data, 0))
+                answered += 1
             if own:
-                session.spoken = Spoken("", [(answer.instant, answer.data, 0) for answer in own])
+                session.spoken = Spoken("", own)
             self._write(session)
 
     def _side(self, flow: Flow | None) -> _Side:

@@ -6,6 +6,7 @@ most part. Nothing goes between the two until both are at the end.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import pickle
@@ -16,6 +17,8 @@ from typing import Any
 from tcppc.flows.flow import Key
 
 SHARES = 2
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+_libc = ctypes.CDLL(None)
 _FIBONACCI = 40503  # 2**16 divided by the golden ratio: spreads what differs in a few bits
 
 
@@ -47,8 +50,14 @@ class Other:
 
     def __init__(self) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        first = os.getpid()
         self._pid = os.fork()
         self.is_it = self._pid == 0
+        if self.is_it:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the first one hears it, and says so
+            _libc.prctl(_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != first:
+                os._exit(1)
         self._end = writing if self.is_it else reading
         os.close(reading if self.is_it else writing)
 
@@ -62,6 +71,15 @@ class Other:
         """It shall, as by SIGTERM; what it has is written."""
         if self._pid:
             os.kill(self._pid, signal.SIGTERM)
+
+    def give_up(self) -> None:
+        """The first one could not begin."""
+        if self.is_it:
+            os._exit(1)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
 
     def result(self) -> Any:
         """What it told; waits for it. OSError where it came to no end."""

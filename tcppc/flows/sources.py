@@ -29,9 +29,11 @@ def plain_size(name: str) -> int:
     try:
         from tcppc.flows import batches
 
+        told = os.stat(name)
+        if not stat.S_ISREG(told.st_mode):  # a pipe's bytes come once
+            return 0
         with open(name, "rb") as file:
-            told = os.fstat(file.fileno())
-            return told.st_size if stat.S_ISREG(told.st_mode) and batches.fits(file.read(24)) else 0
+            return told.st_size if batches.fits(file.read(24)) else 0
     except (ImportError, OSError):
         return 0
 
@@ -42,12 +44,16 @@ class Stop:
     def __init__(self) -> None:
         self.wanted = False
         self.waiting = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._heard)
+        self._before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def over(self) -> None:
+        """Signals do what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         again, self.wanted = self.wanted, True
-        if self.waiting or again:
+        if self.waiting or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
 
 
@@ -87,29 +93,27 @@ class Source:
         return batches.fits(os.pread(self.file.fileno(), 24, 0))
 
     def _one_by_one(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
-        try:
-            packets = capture_files.packets(capture_files.unpacked(self.file, self.name), self.name)
-            done = 0
-            for number, packet in enumerate(_watched(packets, stop) if not self.is_file else packets):
-                if wanted is None or wanted(packet):
-                    engine.packet(packet)
-                if number % LOOK_PACKETS == 0:
-                    now = self.file.tell() if self.is_file else 0
-                    progress(now - done)
-                    done = now
-                    if stop.wanted:
-                        return
-        except OSError as problem:
-            if problem.filename:  # the output's
-                raise
-            raise CaptureError(f"{self.name}: cannot be read: {problem.strerror}") from None
+        packets = capture_files.packets(capture_files.unpacked(self.file, self.name), self.name)
+        done = 0
+        for number, packet in enumerate(_watched(packets, stop, self.name, not self.is_file)):
+            if wanted is None or wanted(packet):
+                engine.packet(packet)
+            if number % LOOK_PACKETS == 0:
+                now = self.file.tell() if self.is_file else 0
+                progress(now - done)
+                done = now
+                if stop.wanted:
+                    return
 
 
-def _watched(packets: Iterator[Packet], stop: Stop) -> Iterator[Packet]:
-    """The same packets; who wants to stop need not wait for the next one."""
+def _watched(packets: Iterator[Packet], stop: Stop, name: str, waits: bool) -> Iterator[Packet]:
+    """The same packets; who wants to stop need not wait for the next one, where one `waits` for it."""
     while True:
-        stop.waiting = True
-        packet = next(packets, None)
+        stop.waiting = waits
+        try:
+            packet = next(packets, None)
+        except OSError as problem:
+            raise CaptureError(f"{name}: cannot be read: {problem.strerror}") from None
         stop.waiting = False
         if packet is None:
             return

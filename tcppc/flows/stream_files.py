@@ -7,6 +7,7 @@ that stands in the folder is written over or followed.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import resource
 from collections import OrderedDict
@@ -249,6 +250,22 @@ class StreamFiles:
         """To be read, once it is made; its times stay."""
         self.flush_one(file)
         return open(self.path(file), "rb", buffering=0, opener=_unseen)
+
+    def beside(self, file: StreamFile, suffix: str, ending: str = "") -> tuple[int, str] | None:
+        """A file of its own for something of a stream: (descriptor, name), by the first name that is free. None where
+        it cannot be had, which is told as a fault of the stream's."""
+        for count in itertools.count():
+            name = f"{file.name}{suffix}{f'c{count}' if count else ''}{ending}"
+            try:
+                return os.open(f"{self.folder}/{name}", _CREATE, 0o644), name
+            except FileExistsError:
+                continue
+            except OSError as problem:
+                if problem.errno not in _OF_ONE_FILE:
+                    raise
+                self.failed.setdefault(file, f"{self.folder}/{name}: {problem.strerror}")
+                return None
+        return None
 
     def made(self, file: StreamFile) -> str:
         """Its path, before anything is in it."""
