@@ -336,6 +336,13 @@ FORGED = [(50_000, b"", SYN), (105, b"bbbb", DATA), (109, b"cccc", DATA), (113, 
             [(100, b"", SYN), (101, b"aaaa", DATA), (50_000, b"", SYN), (50_001, b"new", DATA), (105, b"old", DATA)],
             [b"aaaaold", b"new"],
         ),
+        # Nor before the first byte, nor twice.
+        ([(100, b"", SYN), (70_000, b"", SYN), (101, b"hello", DATA), (106, b"world", DATA)], [b"helloworld"]),
+        (
+            [(100, b"", SYN), (101, b"a" * 500, DATA), (9_999_999, b"", SYN), (10_000_000, b"nnnn", DATA),
+             (123_456_789, b"", SYN), (601, b"b" * 1500, DATA)],
+            [b"a" * 500 + b"b" * 1500, b"nnnn"],
+        ),
         # A FIN behind which bytes came is none.
         ([(100, b"", SYN), (101, b"aaaa", DATA), (103, b"", FIN | ACK), (105, b"bbbb", DATA)], [b"aaaabbbb"]),
         (

@@ -219,9 +219,18 @@ def test_tunnels(tmp_path: Path, kind: str) -> None:
     frames = [tunnelled(heard(101, b"abcd")[14:], kind), twice]
     (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN, frame) for frame in frames]))
     ours("--tunnels", "-r", tmp_path / "a.pcap", "-o", tmp_path / "o")
-    assert contents(tmp_path / "o") == {ASKED: b"abcdefgh"}
+    assert contents(tmp_path / "o") == {ASKED: b"abcd", f"{ASKED}c1": b"efgh"}  # another tunnel
     ours("-r", tmp_path / "a.pcap", "-o", tmp_path / "without")
     assert contents(tmp_path / "without") == {}
+
+
+def test_networks_in_tunnels_are_told_apart(tmp_path: Path) -> None:
+    """The same addresses and ports in two VXLANs, and the answers of one of them."""
+    frames = [tunnelled(heard(101, b"five")[14:], "vxlan"), tunnelled(heard(101, b"sixx")[14:], "vxlan")]
+    frames[1] = frames[1].replace(b"\x08" + bytes(7) + ETHERNET, b"\x08\0\0\0\0\0\6\0" + ETHERNET)
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN, frame) for frame in frames]))
+    ours("--tunnels", "-r", tmp_path / "a.pcap", "-o", tmp_path / "o")
+    assert contents(tmp_path / "o") == {ASKED: b"five", f"{ASKED}c1": b"sixx"}
 
 
 def test_what_a_kernel_sends_has_no_wrong_checksum(tmp_path: Path, net: Net) -> None:
@@ -428,6 +437,49 @@ def test_who_is_told_of_files(tmp_path: Path, capture: Path) -> None:
     for setting in ("tcp_alert_fd=77", "tcp_alert_fd=x", "tcp_cmd='", "tcp_cmd="):
         done = tcppc("flows", "-q", "-S", setting, "-r", str(capture), "-o", str(tmp_path / "z"))
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), setting
+    done = tcppc(
+        "flows", "-FM", "-a", "-S", "tcp_cmd=rm", "-S", "http_cmd=rm", "-r", str(capture), "-o", str(tmp_path / "rm")
+    )
+    assert done.returncode == 0  # who is told may take the files away
+    assert contents(tmp_path / "rm") == {}
+    assert len(list(ET.parse(tmp_path / "rm" / "report.xml").getroot().iter(f"{DFXML}hashdigest"))) == 3
+
+
+def test_captures_are_not_written_over_and_nothing_is_idle_in_silence(tmp_path: Path, capture: Path) -> None:
+    before = capture.read_bytes()
+    for words in (("-w", str(capture)), ("-X", str(capture)), ("--json", str(capture))):
+        done = tcppc("flows", "-q", "-r", str(capture), "-o", str(tmp_path / "o"), *words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert capture.read_bytes() == before
+    done = tcppc("flows", "-FX", "-I", "-e", "http", "-B", "-r", str(capture), "-X", "/dev/stdout")
+    assert done.returncode == 0
+    assert done.stderr.count("it does nothing here") == 3
+    assert done.stdout.startswith("<?xml")
+    full = tcppc("flows", "-q", "-r", str(capture), "-FX", "-X", "/dev/full")
+    assert (full.returncode, full.stderr) == (
+        1,
+        "tcppc: an output (-X, --json, -w or the console): No space left on device\n",
+    )
+
+
+def test_a_terminal_s_interrupt_reaches_both_processes(tmp_path: Path) -> None:
+    frame = tcp_packet(CLIENT, 1, SERVER, 2, 1, b"x", DATA)
+    packets = [
+        struct.pack("<IIII", 1, 0, len(frame), len(frame)) + frame[:26] + struct.pack("!I", n) + frame[30:]
+        for n in range(300_000)
+    ]
+    (tmp_path / "a.pcap").write_bytes(pcap([]) + b"".join(packets))
+    words = [sys.executable, "-m", "tcppc", "flows", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr
+        assert process.stderr.readline().startswith("reportfilename: ")
+        wait_until(lambda: len(os.listdir(tmp_path / "o")) > 1000, "files")
+        os.killpg(process.pid, signal.SIGINT)
+        said_last = process.stderr.read().splitlines()
+        assert process.wait(30) == 1
+    assert said_last[0] == "tcppc: stopped before the end of the captures; what was read is written"
+    root = ET.parse(tmp_path / "o" / "report.xml").getroot()
+    assert len(root.findall(f"{DFXML}fileobject")) == len(contents(tmp_path / "o"))
 
 
 def test_rights_are_given_up(tmp_path: Path, capture: Path) -> None:

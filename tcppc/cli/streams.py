@@ -77,6 +77,7 @@ class _Run:
         self._wanted = wanted
         self._inputs = [*wanted.captures, *wanted.after]
         self._stop = Stop()
+        self._tells = alerts.tells(wanted.settings)  # before any descriptor is ours
         self.code = Exit.DONE
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
         self._first = first_source(wanted.captures)
@@ -182,12 +183,8 @@ class _Run:
             found.append(self._bodies(told, console.message if console else None))
         if told:
             found.append(told)
-        settings = wanted.settings
-        opened = [alerts.descriptor("tcp_alert_fd", fd, "open") for fd in _of(settings, "tcp_alert_fd")]
-        closed = [alerts.descriptor("tcp_alert_fd", fd, "close") for fd in _of(settings, "tcp_alert_fd")]
-        closed += [alerts.command("tcp_cmd", words) for words in _of(settings, "tcp_cmd")]
-        if closed:
-            found.append(Alerts(self._files, opened, closed))
+        if self._tells.closed:
+            found.append(Alerts(self._files, self._tells.opened, self._tells.closed))
         return found
 
     def _bodies(self, told: Report | None, show: Callable[..., None] | None) -> Listener:
@@ -195,14 +192,7 @@ class _Run:
             from tcppc.flows.http_bodies import Bodies
         except ImportError:
             raise UsageError("-e http: the package h11 is missing: pip install 'tcppc[http]'") from None
-        settings = self._wanted.settings
-        tells = [
-            alerts.descriptor("http_alert_fd", fd, word)
-            for fd in _of(settings, "http_alert_fd")
-            for word in ("open", "close")
-        ]
-        tells += [alerts.command("http_cmd", words) for words in _of(settings, "http_cmd")]
-        self._of_http = Bodies(self._files, self._wanted.inflate, told, tells, show)
+        self._of_http = Bodies(self._files, self._wanted.inflate, told, self._tells.bodies, show)
         return self._of_http
 
     def _scans(self) -> dict[str, scanners.Scan]:
@@ -346,10 +336,6 @@ class _Run:
         if self._scanners and self._scanners.failed:
             said += f"; plug-ins failed {self._scanners.failed} times, as the report says"
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
-
-
-def _of(settings: dict[str, str], name: str) -> list[str]:
-    return [settings[name]] if name in settings else []
 
 
 def run(wanted: Wanted) -> Exit:

@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tcppc.flows.flow import Flow, Run
 from tcppc.flows.listener import Listener
@@ -41,8 +42,7 @@ def command(name: str, words: str) -> Told:
 def descriptor(name: str, number: str, word: str = "") -> Told:
     """A line for each, with a word and a tab before the path where one is given."""
     try:
-        fd = int(number)
-        os.fstat(fd)
+        fd = os.dup(int(number))
     except (ValueError, OverflowError, OSError):
         raise AlertError(f"-S {name}: {number!r}: expected the number of a descriptor that is open") from None
     before = f"{word}\t" if word else ""
@@ -53,6 +53,27 @@ def descriptor(name: str, number: str, word: str = "") -> Told:
             line = line[os.write(fd, line) :]
 
     return tell
+
+
+class Tells(NamedTuple):
+    """Who is told of files that begin, of those that ended, and of bodies."""
+
+    opened: list[Told]
+    closed: list[Told]
+    bodies: list[Told]
+
+
+def tells(settings: Mapping[str, str]) -> Tells:
+    """As the settings say. AlertError where one of them cannot be."""
+    found = Tells([], [], [])
+    for kind, after in (("tcp", found.closed), ("http", found.bodies)):
+        if number := settings.get(f"{kind}_alert_fd"):
+            before = found.opened if kind == "tcp" else after
+            before.append(descriptor(f"{kind}_alert_fd", number, "open"))
+            after.append(descriptor(f"{kind}_alert_fd", number, "close"))
+        if f"{kind}_cmd" in settings:
+            after.append(command(f"{kind}_cmd", settings[f"{kind}_cmd"]))
+    return found
 
 
 class Alerts(Listener):

@@ -220,7 +220,7 @@ def _runs(
         data = Pieces(view, begins, ends, one, end, held)
         each = partial(split, low, high) if high - low > 1 else None
         run = Run(high - low, first, last, seq, flag, sent, data, wire, kept, bytes(view[at : at + 12]), each)
-        yield no, (src.to_bytes(4, "big"), sp, dst.to_bytes(4, "big"), dp, -1, TCP), run
+        yield no, (src.to_bytes(4, "big"), sp, dst.to_bytes(4, "big"), dp, -1, TCP, b""), run
 
 
 def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:

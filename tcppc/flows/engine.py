@@ -131,29 +131,33 @@ class Engine:
         return flow
 
     def _follow(self, flow: Flow, key: Key, run: Run) -> Flow | None:
-        """A stream behind another. One that is open and had bytes may go on all the same: a SYN is soon forged, and in
-        RFC 9293 (§3.10.7.4) ends nothing. It stays within reach, and what is nearer to it is its own."""
+        """A stream behind another. One that is open may go on all the same: a SYN is soon forged, and in RFC 9293
+        (§3.10.7.4) ends nothing. It stays within reach, and what is nearer to it is its own."""
         following = self._begin(key, run)
         if following is None:
             return None
-        over: Flow | None = flow
-        if run.flags & SYN and not flow.stream.closed:
-            if flow.stream.seen:
-                following.rival, over = flow, flow.rival
-                self._files.flush_one(flow.file)  # its name is the first of the two
-            else:
-                following.rival = flow.rival
-            flow.rival = None
-        if over:
-            self._retire(over)
+        known = [each for each in (flow.rival, flow) if each and not each.stream.closed] if run.flags & SYN else []
+        # The one with most bytes; of such without any, the first: what it was before somebody meddled.
+        following.rival = max(known, key=lambda each: each.stream.seen, default=None)
+        if following.rival:
+            self._files.flush_one(following.rival.file)  # its name is the first of the two
+        for over in (flow.rival, flow):
+            if over and over is not following.rival:
+                over.rival = None
+                self._retire(over)
+        flow.rival = None
         return following
 
     def _datagram(self, key: Key, run: Run) -> Flow | None:
         """A conversation's datagrams stand one behind the other."""
         flow = self._flows.get(key)
-        if flow and run.first - flow.last > self._rules.udp_idle:
-            self._retire(flow)
-            flow = None
+        if flow:
+            other = flow.partner
+            if run.first - max(flow.last, other.last if other else 0) > self._rules.udp_idle:
+                self._retire(flow)
+                if other:
+                    self._retire(other)
+                flow = None
         if flow is None:
             flow = self._begin(key, run._replace(flags=SYN))
             if flow is None:
@@ -181,8 +185,8 @@ class Engine:
         """None for what begins no stream, and where none are begun."""
         if not self.begins or not Stream.begins(run.flags, run.size):
             return None
-        src, sport, dst, dport, vlan, protocol = key
-        other = self._flows.get((dst, dport, src, sport, vlan, protocol))
+        src, sport, dst, dport, vlan, protocol, tunnel = key
+        other = self._flows.get((dst, dport, src, sport, vlan, protocol, tunnel))
         # Behind a partner that has one already stands an earlier connection.
         if other and other.partner and run.flags & (SYN | ACK) == SYN:
             other = None

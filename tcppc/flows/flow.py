@@ -10,8 +10,8 @@ from tcppc.flows.names import Named
 from tcppc.flows.stream import Stream
 from tcppc.flows.stream_files import Pieces, StreamFile
 
-# Source, port, destination, port, VLAN (-1: none), IP protocol.
-Key = tuple[bytes, int, bytes, int, int, int]
+# Source, port, destination, port, VLAN (-1: none), IP protocol, which tunnel.
+Key = tuple[bytes, int, bytes, int, int, int, bytes]
 
 
 class Run(NamedTuple):

@@ -58,6 +58,7 @@ class Parser:
             known = packet.link in links.LINKS
             return self._pass_over("without IP" if known else f"of link type {packet.link}, which is not known")
         found: Datagram | Fragment | None = network.parse(frame.kind, packet.data[frame.at :])
+        tunnel = b""
         for _ in range(MOST_TUNNELS):
             if isinstance(found, Fragment):
                 found = self.fragments.add(found, packet.instant, frame.vlan)
@@ -66,15 +67,16 @@ class Parser:
             inner = tunnels.inner(found) if self._reading.tunnels and found else None
             if inner is None:
                 break
-            kind, data, told = inner
+            kind, data, told, name = inner
+            tunnel += name
             frame = told or frame
             found = network.parse(kind, data)
         if found is None or isinstance(found, Fragment):
             return self._pass_over("with broken IP headers", packet)
         if found.protocol == TCP:
-            return self._tcp(packet, frame, found)
+            return self._tcp(packet, frame, found, tunnel)
         if found.protocol == UDP and self._reading.udp:
-            return self._udp(packet, frame, found)
+            return self._udp(packet, frame, found, tunnel)
         return self._pass_over("of other protocols", packet)
 
     def _pass_over(self, why: str, packet: Packet | None = None) -> tuple[Key, Run] | None:
@@ -83,7 +85,7 @@ class Parser:
             self._reading.unhandled(packet)
         return None
 
-    def _tcp(self, packet: Packet, frame: links.Frame, datagram: Datagram) -> tuple[Key, Run] | None:
+    def _tcp(self, packet: Packet, frame: links.Frame, datagram: Datagram, tunnel: bytes) -> tuple[Key, Run] | None:
         if len(datagram.data) < 20:
             return self._pass_over("with cut TCP headers", packet)
         sport, dport, seq, _, offset, flags, _ = _TCP_HEADER(datagram.data)
@@ -92,9 +94,9 @@ class Parser:
             return self._pass_over("with broken TCP headers", packet)
         if self._reading.checksums:
             self._check(datagram)
-        return self._run(packet, frame, datagram, sport, dport, seq, flags, header)
+        return self._run(packet, frame, datagram, tunnel, sport, dport, seq, flags, header)
 
-    def _udp(self, packet: Packet, frame: links.Frame, datagram: Datagram) -> tuple[Key, Run] | None:
+    def _udp(self, packet: Packet, frame: links.Frame, datagram: Datagram, tunnel: bytes) -> tuple[Key, Run] | None:
         if len(datagram.data) < 8:
             return self._pass_over("with cut UDP headers", packet)
         sport, dport, length = _UDP_HEADER(datagram.data)
@@ -104,17 +106,17 @@ class Parser:
             datagram = datagram._replace(data=datagram.data[:length], size=length)
         if self._reading.checksums and datagram.data[6:8] != b"\0\0":
             self._check(datagram)
-        return self._run(packet, frame, datagram, sport, dport, 0, 0, 8)
+        return self._run(packet, frame, datagram, tunnel, sport, dport, 0, 0, 8)
 
     def _run(
-        self, packet: Packet, frame: links.Frame, datagram: Datagram, sport: int, dport: int, seq: int, flags: int,
-        header: int,
+        self, packet: Packet, frame: links.Frame, datagram: Datagram, tunnel: bytes, sport: int, dport: int, seq: int,
+        flags: int, header: int,
     ) -> tuple[Key, Run]:  # fmt: skip
         run = Run(
             1, packet.instant, packet.instant, seq, flags, datagram.size - header, Pieces.of(datagram.data[header:]),
             packet.size, len(packet.data), frame.dst_mac + frame.src_mac,
         )  # fmt: skip
-        return (datagram.src, sport, datagram.dst, dport, frame.vlan, datagram.protocol), run
+        return (datagram.src, sport, datagram.dst, dport, frame.vlan, datagram.protocol, tunnel), run
 
     def _check(self, datagram: Datagram) -> None:
         """Counts a wrong checksum (RFC 1071) of what is there whole. A sum of the pseudo-header alone is what a host

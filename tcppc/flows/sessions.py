@@ -106,6 +106,8 @@ class Sessions(Listener):
             return
         flows = [flow, other] if other else [flow]
         client = next((each for each in flows if each.asks), None)
+        if client is None and len(flows) > 1:  # each of them said that it answers
+            client = min(flows, key=lambda each: each.named.number)
         server = next((each for each in flows if each is not client), None)
         if flow.named.protocol == UDP:
             self._datagrams(client, server)

@@ -35,7 +35,7 @@ class Share:
 
     def has(self, key: Key) -> bool:
         """The same of one connection as `mask` of many."""
-        src, sport, dst, dport, _, _ = key
+        src, sport, dst, dport, *_ = key
         mixed = (int.from_bytes(src[-4:], "big") ^ int.from_bytes(dst[-4:], "big")) + (sport ^ dport)
         return (mixed * _FIBONACCI >> 15) % SHARES == self.number
 

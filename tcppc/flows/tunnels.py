@@ -15,16 +15,30 @@ _VXLAN_PORT = 4789
 _BRIDGED = 0x6558  # GRE's protocol for Ethernet frames
 
 
-def inner(datagram: Datagram) -> tuple[int, bytes, links.Frame | None] | None:
-    """(ether type, what follows, the frame around it where it has one of its own)."""
-    kind = _IP_IN_IP.get(datagram.protocol)
-    if kind:
-        return kind, datagram.data, None
-    if datagram.protocol == _GRE:
-        return _gre(datagram.data)
-    if datagram.protocol == UDP and int.from_bytes(datagram.data[2:4], "big") == _VXLAN_PORT:
-        return _vxlan(datagram.data[8:])
-    return None
+# Ether type, what follows, the frame around it where it has one of its own, and what tells this tunnel from others.
+Inner = tuple[int, bytes, links.Frame | None, bytes]
+
+
+def inner(datagram: Datagram) -> Inner | None:
+    """What a tunnel's packet carries. Addresses may be used again in another tunnel: they are told apart by the hosts
+    at its ends and the number it has."""
+    found: tuple[int, bytes, links.Frame | None] | None = None
+    number = b""
+    if kind := _IP_IN_IP.get(datagram.protocol):
+        found = kind, datagram.data, None
+    elif datagram.protocol == _GRE:
+        found, number = _gre(datagram.data), _gre_key(datagram.data)
+    elif datagram.protocol == UDP and int.from_bytes(datagram.data[2:4], "big") == _VXLAN_PORT:
+        found, number = _vxlan(datagram.data[8:]), datagram.data[12:15]
+    if found is None:
+        return None
+    ends = sorted((datagram.src, datagram.dst))
+    return (*found, b"".join([*ends, bytes([datagram.protocol]), number]))
+
+
+def _gre_key(data: bytes) -> bytes:
+    at = 8 if data[:1] and data[0] & 0x80 else 4
+    return data[at : at + 4] if data[:1] and data[0] & 0x20 else b""
 
 
 def _gre(data: bytes) -> tuple[int, bytes, links.Frame | None] | None:
