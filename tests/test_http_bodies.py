@@ -131,3 +131,17 @@ def test_scanners_that_cannot_be_had(tmp_path: Path, scanner: str) -> None:
     done = tcppc("flows", "-e", scanner, "-r", str(capture(tmp_path / "a.pcap", [], [])), "-o", str(tmp_path))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_gap_that_no_lost_packet_makes_ends_the_body(tmp_path: Path) -> None:
+    far = (16 << 20) - 10
+    head = b"HTTP/1.1 200 OK\r\n\r\nfirst"
+    frames = [
+        tcp_packet(SERVER, 80, CLIENT, 1000, 500, b"", SYN | ACK),
+        tcp_packet(SERVER, 80, CLIENT, 1000, 501, head, DATA),
+    ]
+    frames += [tcp_packet(SERVER, 80, CLIENT, 1000, 501 + number * far, b"x", DATA) for number in range(1, 50)]
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN + number, frame) for number, frame in enumerate(frames)]))
+    done = tcppc("flows", "-q", "-e", "http", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o"))
+    assert done.returncode == 0
+    assert bodies(tmp_path / "o") == {f"{ANSWERED} 001": b"first"}

@@ -81,7 +81,7 @@ def test_a_bomb_in_a_bomb_is_stopped_too() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("gzip", gzip.compress(b"x" * 99)[:-9], "it ends within"),
+        ("gzip", gzip.compress(b"x" * 99, mtime=0)[:-9], "it ends within"),
         ("br", brotli.compress(b"hello" * 99)[:-3], "it ends within"),
         ("gzip", b"no gzip at all", "incorrect header check"),
         ("br", b"\xff" * 20, "."),

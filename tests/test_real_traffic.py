@@ -118,7 +118,7 @@ def nmap(net: Net) -> None:
     net.sensor.start(sys.executable, "-c", WEB)
     net.sensor.start("nc", "-lk", "-p", "7777")
     wait_until(lambda: ":7777" in net.sensor.run("ss", "-Hltn"), "nc")
-    for words in ("-sS -p 7700-7780", "-sT -sV --version-intensity 1 -p 7777,8080", "-sF -p 7777", "-sT -p 7770-7780"):
+    for words in ("-sS -p 7700-7780", "-sV --version-intensity 2 -p 8080", "-sF -p 7777", "-sT -p 7770-7780"):
         net.attacker.run("nmap", "-n", "-Pn", *words.split(), SENSOR[0])
 
 

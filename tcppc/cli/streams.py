@@ -86,13 +86,14 @@ class _Run:
             become(wanted.user)
         self._failed: list[str] = []
         self._told: Report | None = None
-        self._fragment = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")  # noqa: SIM115 - it goes with us
         self._json: IO[str] | None = None
         self._scanners: Scanners | None = None
         self._kept: Kept | None = None
         self._of_http: Bodies | None = None
         # From here on there may be two of us, of which the other one is told nothing and tells nobody.
-        self._other = sharing.Other() if self._shared() else None
+        shared = self._shared()
+        self._fragment = _fragment() if shared else None
+        self._other = sharing.Other() if shared else None
         self._is_other = bool(self._other and self._other.is_it)
         try:
             self._prepare()
@@ -214,7 +215,7 @@ class _Run:
         wanted = self._wanted
         if wanted.settings.get("enable_report", "").upper() == "NO" or wanted.report == "":
             return None
-        if self._is_other:
+        if self._fragment and self._is_other:
             return Report(self._fragment, self._files, self._totals, (), wanted.hashes, whole=False)
         name = wanted.report or os.path.join(wanted.folder, report.NAME)
         file = sys.stdout if name == "-" else output(name, self._inputs, follow=bool(wanted.report))
@@ -294,7 +295,7 @@ class _Run:
         self._totals.streams += totals.streams
         self._totals.bytes += totals.bytes
         self._totals.most_open += totals.most_open
-        if self._told:
+        if self._told and self._fragment:
             self._fragment.seek(0)
             self._told.add(self._fragment)
 
@@ -336,6 +337,11 @@ class _Run:
         if self._scanners and self._scanners.failed:
             said += f"; plug-ins failed {self._scanners.failed} times, as the report says"
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
+
+
+def _fragment() -> IO[str]:
+    """What the other process writes of the report: both have it open."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")
 
 
 def run(wanted: Wanted) -> Exit:

@@ -12,6 +12,7 @@ from tcppc.flows.listener import Listener
 from tcppc.flows.packets import shown
 from tcppc.flows.stream import Verdict
 
+MOST_SHOWN_BYTES = 16 << 20  # of a body
 MOST_HELD_BYTES = 16 << 20  # of one stream, that wait for what stands before them
 _WIDTH = 32
 _BLUE, _RED, _PLAIN = b"\x1b[0;34m", b"\x1b[0;31m", b"\x1b[0m"
@@ -73,7 +74,15 @@ class Console(Listener):
 
     def message(self, flow: Flow, head: bytes, body: Iterable[bytes]) -> None:
         """One of HTTP: its head as it was sent, its body without codings."""
-        self.show(flow, head + b"".join(body))
+        shown = [head]
+        left = MOST_SHOWN_BYTES
+        for part in body:
+            shown.append(part[:left])
+            left -= len(part)
+            if left <= 0:
+                shown.append(b"[...]")
+                break
+        self.show(flow, b"".join(shown))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from tcppc.flows.report import Report
 from tcppc.flows.stream import Verdict
 from tcppc.flows.stream_files import StreamFiles
 
+MOST_GAP_BYTES = 1 << 16
 MOST_INFLATED_BYTES = 256 << 20  # of one body
 # All bodies of a run together may inflate to so much, and so many times what they are.
 INFLATED_ALLOWANCE_BYTES, INFLATED_TIMES = 1 << 30, 16
@@ -84,7 +85,7 @@ class Bodies(Listener):
         methods: list[str] = []
         for each in sorted(pair, key=lambda flow: not flow.asks):
             try:
-                content = self._files.content(each.file)
+                content = self._content(each)
                 if each.asks:
                     methods += [head.word for head in self._bodies(each, http_messages.requests(content))]
                 else:
@@ -93,6 +94,16 @@ class Bodies(Listener):
                 self.problems += 1
         for each in pair:
             del self._times[each]
+
+    def _content(self, flow: Flow) -> Iterator[bytes]:
+        """The stream up to a gap that is too large to be a lost packet: behind it, a few packets could make gigabytes
+        of zeros."""
+        left = next((at for at, size in flow.stream.gaps if size > MOST_GAP_BYTES), flow.stream.size)
+        for part in self._files.content(flow.file):
+            yield part[:left]
+            left -= len(part)
+            if left <= 0:
+                return
 
     def _bodies(self, flow: Flow, events: Iterator[Event]) -> Iterator[Head]:
         """Keeps those that are not empty; yields the messages' heads."""
