@@ -38,7 +38,7 @@ def frames(*segments: tuple[int, bytes, int], src: bytes = CLIENT, sport: int = 
 
 
 def flows(capture: Path, folder: Path, most_open: int = 100, **options: int) -> Totals:
-    engine = Engine(StreamFiles(str(folder), Template(), most_open), Template(), Rules(**options))
+    engine = Engine(StreamFiles(str(folder), Template(), most_open), Template(), Rules(**options))  # type: ignore[arg-type]
     with capture_files.open_capture(capture) as file:
         for packet in capture_files.packets(file, str(capture)):
             engine.packet(packet)

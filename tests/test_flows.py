@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pty
 import random
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.captures import ACK, ETHERNET, PSH, SYN, pcap, tcp_packet
-from tests.harness import tcppc, wait_until
+from tests.harness import payload, tcppc, wait_until
 from tests.netns import Net
 from tests.test_engine_of_flows import BEGIN, contents
 from tests.test_sessions import datagram
@@ -424,6 +425,21 @@ def test_an_installed_plug_in(tmp_path: Path, capture: Path) -> None:
     assert '{"from": "10.0.0.1:1000", "first": "474554", "proto": "tcp"}' in [
         each.text for each in root.iter(f"{TCPFLOW}result")
     ]
+
+
+def test_the_first_bytes_may_win(tmp_path: Path) -> None:
+    frames = [heard(105, b"BBBB"), heard(103, b"xxxxxxxx"), heard(101, b"yyyyy"), heard(120, b"end")]
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN + number, frame) for number, frame in enumerate(frames)]))
+    record = ["--json", str(tmp_path / "j")]
+    for words, expected in (
+        (["--first-wins"], b"yyxxBBBBxx" + bytes(9) + b"end"),
+        ([], b"yyyyyxxxxx" + bytes(9) + b"end"),
+    ):
+        folder = tmp_path / f"o{len(words)}"
+        ours(*words, *record, "-r", tmp_path / "a.pcap", "-o", folder)
+        assert contents(folder) == {ASKED: expected}
+        assert payload(json.loads((tmp_path / "j").read_text())) == expected.replace(b"\0", b"")
+        assert "overlapping_bytes_that_differ='" in (folder / "report.xml").read_text()
 
 
 def test_who_is_told_of_files(tmp_path: Path, capture: Path) -> None:

@@ -111,6 +111,7 @@ def _files(flags: Parser) -> None:
         help=f"further away is a new stream (default {MOST_SEEK})",
     )
     of("-f", dest="open", metavar="N", default=str(MOST_OPEN), help=f"open at once (default {MOST_OPEN})")
+    of("--first-wins", action="store_true", help="of bytes that came twice and differ; else the last")
     of("-I", dest="index", action="store_true", help="when each byte came: NAME.findx")
     of("-K", dest="keep", action="store_true", help="a capture a stream, in place of its bytes")
     of("-w", dest="unhandled", metavar="FILE", help="a capture of the IP packets that are of no stream")
@@ -211,6 +212,7 @@ def _wanted(given: argparse.Namespace) -> streams.Wanted:
         most_bytes=_number("-b", size(0), given.most) if given.most is not None else -1,
         most_seek=_number("-m", size(1, 1 << 31), given.seek),
         most_open=_number("-f", whole(1, 1 << 20), given.open),
+        first_wins=given.first_wins,
         index=given.index and not console,
         keep=given.keep and not console,
         unhandled=given.unhandled or "",

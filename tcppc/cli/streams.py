@@ -55,6 +55,7 @@ class Wanted:
     most_bytes: int = -1
     most_seek: int = 0
     most_open: int = 0
+    first_wins: bool = False
     index: bool = False
     keep: bool = False
     unhandled: str = ""
@@ -110,6 +111,7 @@ class _Run:
             wanted.most_bytes,
             self._nanoseconds("tcp_timeout", 0),
             self._nanoseconds("udp_timeout", UDP_IDLE_NS),
+            wanted.first_wins,
         )
         template, folder = wanted.template, wanted.folder
         # Bodies are shown once their streams are whole: until then those wait where nobody sees them.
@@ -173,7 +175,8 @@ class _Run:
 
             file = self._json = sys.stdout if wanted.json == "-" else output(wanted.json, self._inputs)
             encoder = Encoder(Zone(), "")
-            found.append(Sessions(lambda session: print(encoder.line(session), file=file)))
+            sessions = Sessions(lambda each: print(encoder.line(each), file=file), first_wins=wanted.first_wins)
+            found.append(sessions)
         if wanted.index and not wanted.template.no_files:
             found.append(Findx(self._files))
         if scans := self._scans():

@@ -13,7 +13,7 @@ from tcppc.flows.names import Named, Template
 from tcppc.flows.packets import Parser, Reading, Totals
 from tcppc.flows.sharing import SHARES, Share
 from tcppc.flows.stream import MOST_SEEK, Stream, Verdict
-from tcppc.flows.stream_files import StreamFile, StreamFiles
+from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
 
 MOST_CLOSED = 1 << 14  # streams that have ended and are remembered: their last packets come again, or late
@@ -31,6 +31,7 @@ class Rules:
     most_bytes: int = -1  # -b: of each file; -1: all
     most_idle: int = 0  # ns without a packet, after which a stream is over; 0: as long as there are packets
     udp_idle: int = UDP_IDLE_NS
+    first_wins: bool = False  # of bytes that came twice and differ; else the last
 
 
 class Apart(Exception):  # noqa: N818 - it is no error
@@ -219,9 +220,20 @@ class Engine:
             flow.conflicts += self._conflicts(flow, verdict, run)
         if verdict.what == "shift":
             self._files.shift(flow.file, verdict.offset)
-            self._files.put(flow.file, 0, data, size)
+        at = 0 if verdict.what == "shift" else verdict.offset
+        if verdict.over and self._rules.first_wins:
+            self._put_new(flow, at, data, verdict)
         else:
-            self._files.put(flow.file, verdict.offset, data, size)
+            self._files.put(flow.file, at, data, size)
+
+    def _put_new(self, flow: Flow, at: int, data: Pieces, verdict: Verdict) -> None:
+        """Those of the bytes alone that did not come before."""
+        low = at
+        for begin, end in (*verdict.over, (at + data.size, at + data.size)):
+            if begin > low:
+                fresh = Pieces.of(data.some(low - at, begin - low))
+                self._files.put(flow.file, low, fresh, fresh.size)
+            low = max(low, end)
 
     def _conflicts(self, flow: Flow, verdict: Verdict, run: Run) -> int:
         """Bytes that came before and were others."""

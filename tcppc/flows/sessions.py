@@ -55,8 +55,11 @@ class Sessions(Listener):
 
     by_packet = True
 
-    def __init__(self, write: Callable[[Session], object], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, write: Callable[[Session], object], most_bytes: int = MOST_BYTES, first_wins: bool = False
+    ) -> None:
         self.left_out = 0
+        self._first_wins = first_wins
         self._write = write
         self._most_bytes = most_bytes
         self._sides: dict[Flow, _Side] = {}
@@ -126,12 +129,12 @@ class Sessions(Listener):
             self.left_out += 1  # nobody was connected
             return
         session = _session(client, server)
-        pieces = assembled(self._pieces(heard))
+        pieces = assembled(self._pieces(heard), self._first_wins)
         session.payloads = [(piece.instant, piece.data) for piece in pieces]
         session.bytes = client.stream.seen if client else 0
         session.truncated = heard.lost or sum(len(piece.data) for piece in pieces) < session.bytes
         session.closed, session.end = _closing(heard, said, client, server)
-        replies = assembled(self._pieces(said))
+        replies = assembled(self._pieces(said), self._first_wins)
         if replies:
             session.spoken = Spoken("", list(_following(replies, [piece.instant for piece in pieces])))
         session.tls = _tls(b"".join(data for _, data in session.payloads))
@@ -178,9 +181,10 @@ def _unpacked(packed: bytes) -> Iterator[Piece]:
         at += size
 
 
-def assembled(pieces: Iterator[Piece]) -> list[Piece]:
-    """In the stream's order, each byte once, with the bytes that came last for each place, as the stream's file has
-    them; and each with the time at which it could be read: when all before it had come too. Gaps are left out."""
+def assembled(pieces: Iterator[Piece], first_wins: bool = False) -> list[Piece]:
+    """In the stream's order, each byte once, with the bytes that came last (or first) for each place, as the
+    stream's file has them; and each with the time at which it could be read: when all before it had come too. Gaps are
+    left out."""
     arrived = list(pieces)
     found: list[Piece] = []
     ready = 0
@@ -189,20 +193,20 @@ def assembled(pieces: Iterator[Piece]) -> list[Piece]:
     for number in sorted(range(len(arrived)), key=lambda number: arrived[number].at):
         piece = arrived[number]
         if cluster and piece.at > end:
-            ready = _joined(arrived, cluster, ready, found)
+            ready = _joined(arrived, cluster, ready, found, first_wins)
             cluster = []
         end = max(end, piece.at + len(piece.data)) if cluster else piece.at + len(piece.data)
         cluster.append(number)
     if cluster:
-        _joined(arrived, cluster, ready, found)
+        _joined(arrived, cluster, ready, found, first_wins)
     return found
 
 
-def _joined(arrived: list[Piece], cluster: list[int], ready: int, found: list[Piece]) -> int:
+def _joined(arrived: list[Piece], cluster: list[int], ready: int, found: list[Piece], first_wins: bool) -> int:
     """Adds pieces without a gap between them, by place; returns when the last of them could be read."""
     low = arrived[cluster[0]].at
     content = bytearray(max(arrived[number].at + len(arrived[number].data) for number in cluster) - low)
-    for number in sorted(cluster):
+    for number in sorted(cluster, reverse=first_wins):
         _, at, data = arrived[number]
         content[at - low : at - low + len(data)] = data
     at = low
