@@ -19,7 +19,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tcppc import cli
 from tests.captures import ACK, ETHERNET, PSH, SYN, pcap, tcp_packet
 from tests.harness import payload, tcppc, wait_until
 from tests.netns import Net
@@ -512,3 +515,46 @@ def test_rights_are_given_up(tmp_path: Path, capture: Path) -> None:
     finally:
         shutil.rmtree(place)
     assert "there is no such user" in tcppc("flows", "-U", "nobody-at-all", "-r", str(capture)).stderr
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_whatever_a_capture_holds_nobody_stumbles(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes of a good capture changed, cut out and doubled, in its own headers and in the packets'; all who listen."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    whole = bytearray(pcap([(BEGIN + number, frame) for number, frame in enumerate(STORY)]))
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(4, len(whole) - 1))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                whole[at] = data.draw(st.integers(0, 255))
+            case 1:
+                whole[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
+            case 2:
+                del whole[at : at + data.draw(st.integers(1, 60))]
+            case _:
+                whole[at:at] = whole[at : at + data.draw(st.integers(1, 60))]
+        if len(whole) < 30:
+            break
+    (folder / "a").write_bytes(whole)
+    words = [
+        "flows",
+        "-q",
+        "-r",
+        str(folder / "a"),
+        "-o",
+        str(folder / "o" / "p"),
+        "-a",
+        "-I",
+        "--udp",
+        "--tunnels",
+        "--checksums",
+    ]
+    assert cli.main([*words, "--json", str(folder / "j"), "-w", str(folder / "w"), "--hash", "sha1"]) in (0, 1)
+    assert {path.name for path in folder.iterdir()} <= {"a", "o", "j", "w"}
+    assert [path.name for path in (folder / "o").iterdir()] in (["p"], [])
+    ET.parse(folder / "o" / "p" / "report.xml")
+    for line in (folder / "j").read_text().splitlines():
+        payload(json.loads(line))

@@ -74,10 +74,10 @@ class Wanted:
 class _Run:
     """One of them. The first source is open before rights are given up, and all files are made behind that."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, stop: Stop) -> None:
         self._wanted = wanted
         self._inputs = [*wanted.captures, *wanted.after]
-        self._stop = Stop()
+        self._stop = stop
         self._tells = alerts.tells(wanted.settings)  # before any descriptor is ours
         self.code = Exit.DONE
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
@@ -349,7 +349,10 @@ def _fragment() -> IO[str]:
 
 def run(wanted: Wanted) -> Exit:
     """UsageError where it cannot begin."""
+    stop = Stop()
     try:
-        return _Run(wanted).run()
+        return _Run(wanted, stop).run()
     except (libpcap.PcapError, alerts.AlertError, scanners.ScannerError) as problem:
         raise UsageError(str(problem)) from None
+    finally:
+        stop.over()
