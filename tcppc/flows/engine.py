@@ -17,7 +17,7 @@ from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
 
 MOST_CLOSED = 1 << 14  # streams that have ended and are remembered: their last packets come again, or late
-MOST_STREAMS = 1 << 18  # at once; those that were still longest end first
+MOST_STREAMS = 1 << 17  # at once; those that were still longest end first
 MOST_WAITING_BYTES = 16 << 20  # of packets read one by one, until they are written
 UDP_IDLE_NS = 60 * 10**9  # a conversation of datagrams is over after that long without one
 SWEEP_NS = 10**9
