@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -86,6 +87,7 @@ class _Run:
         if wanted.user:
             become(wanted.user)
         self._failed: list[str] = []
+        self._outputs: list[IO[str]] = []
         self._told: Report | None = None
         self._json: IO[str] | None = None
         self._scanners: Scanners | None = None
@@ -173,7 +175,7 @@ class _Run:
             from tcppc.flows.sessions import Sessions
             from tcppc.records import Encoder
 
-            file = self._json = sys.stdout if wanted.json == "-" else output(wanted.json, self._inputs)
+            file = self._json = sys.stdout if wanted.json == "-" else self._output(wanted.json)
             encoder = Encoder(Zone(), "")
             sessions = Sessions(lambda each: print(encoder.line(each), file=file), first_wins=wanted.first_wins)
             found.append(sessions)
@@ -210,6 +212,11 @@ class _Run:
         name = self._wanted.template.path(flow.named)
         return name if self._wanted.folder == "." else f"{self._wanted.folder}/{name}"
 
+    def _output(self, name: str, follow: bool = True) -> IO[str]:
+        file = output(name, self._inputs, follow)
+        self._outputs.append(file)
+        return file
+
     def _unhandled(self) -> Writer | None:
         name = self._wanted.unhandled
         return Writer(cast(IO[bytes], output(name, self._inputs).detach())) if name else None
@@ -221,7 +228,7 @@ class _Run:
         if self._fragment and self._is_other:
             return Report(self._fragment, self._files, self._totals, (), wanted.hashes, whole=False)
         name = wanted.report or os.path.join(wanted.folder, report.NAME)
-        file = sys.stdout if name == "-" else output(name, self._inputs, follow=bool(wanted.report))
+        file = sys.stdout if name == "-" else self._output(name, follow=bool(wanted.report))
         if name != "-" and not wanted.quiet:
             print(f"reportfilename: {name}", file=sys.stderr)
         results = self._scanners.results if self._scanners else lambda flow: ""
@@ -236,6 +243,9 @@ class _Run:
         except BaseException as problem:
             if self._other:
                 self._other.give_up()
+            for file in self._outputs:  # what they still hold has nowhere to go
+                with contextlib.suppress(OSError):
+                    file.close()
             if isinstance(problem, OSError) and problem.filename is None:
                 problem.filename = "an output (-X, --json, -w or the console)"
             raise
