@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import random
 import socket
@@ -233,3 +234,45 @@ def test_a_run_that_is_split_comes_in_its_packets_turns(tmp_path: Path) -> None:
         for number, (src, *segment) in enumerate(story)
     ]
     both(tmp_path, pcap(packets))
+
+
+@pytest.mark.parametrize("part", [1000, 5000, 1 << 24])
+@pytest.mark.parametrize("cut", [0, 1, 9, 300])
+def test_a_compressed_file_part_by_part_is_what_it_is_plain(
+    tmp_path: Path, part: int, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the capture within is cut, and where the packed one is."""
+    monkeypatch.setattr(batches, "STREAM_BYTES", part)
+    lot = random.Random(part + cut)
+    stories = [frames(*STORIES[story], sport=2000 + number) for number, story in enumerate(list(STORIES) * 2)]
+    packets: list[Any] = []
+    while stories:
+        story = lot.choice(stories)
+        packets.append((BEGIN + len(packets) * 1000, story.pop(0)[1] + lot.randbytes(lot.randrange(40))))
+        stories = [each for each in stories if each]
+    data = pcap(packets)
+    for name, content in (
+        ("inner", gzip.compress(data[: len(data) - cut])),
+        ("outer", gzip.compress(data)[: -cut or None]),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        said = []
+        engines = [Telling(tmp_path / f"{name}-{kind}") for kind in ("one", "many")]
+        for engine, by_batch in zip(engines, (False, True), strict=True):
+            with capture_files.open_capture(path) as file:
+                try:
+                    if by_batch:
+                        batches.read_stream(file, name, engine)
+                    else:
+                        for packet in capture_files.packets(file, name):
+                            engine.packet(packet)
+                    said.append("")
+                except CaptureError as problem:
+                    said.append(str(problem))
+            engine.finish()
+        assert bool(said[0]) == bool(said[1]) == bool(cut)
+        assert contents(tmp_path / f"{name}-many") == contents(tmp_path / f"{name}-one")
+        assert engines[1].told == engines[0].told
+        if name == "inner":
+            assert said[1] == said[0]

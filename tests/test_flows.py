@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import pty
 import random
@@ -327,6 +330,14 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     times = [{path.name: path.stat().st_mtime_ns for path in (tmp_path / name).glob("0*")} for name in ("two", "one")]
     assert times[0] == times[1]
+    for packed, pack in (
+        ("a.gz", gzip.compress),
+        ("a.xz", lambda data: lzma.compress(data, preset=0)),
+        ("a.bz2", bz2.compress),
+    ):
+        (tmp_path / packed).write_bytes(pack((tmp_path / "a.pcap").read_bytes()))
+        ours("-r", tmp_path / packed, "-o", tmp_path / f"of {packed}")
+        assert contents(tmp_path / f"of {packed}") == contents(tmp_path / "one")
     reports = []
     for name in ("two", "one"):
         text = (tmp_path / name / "report.xml").read_text().replace(str(tmp_path / name), "")

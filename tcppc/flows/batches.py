@@ -14,12 +14,12 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from tcppc.flows import columns
-from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet
+from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet, Reader
 from tcppc.flows.columns import Columns, Numbers
 from tcppc.flows.engine import Apart, Engine
 from tcppc.flows.flow import Key, Run
@@ -30,7 +30,9 @@ from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
 _LOOK_PACKETS = 512  # between two looks at how large the window is
+STREAM_BYTES = 16 << 20  # of what is being decompressed, at once
 _HEADER, _RECORD = 24, 16
+_CUT = "ends within a packet"
 Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
 Hosts = set[tuple[bytes, bytes]]  # source and destination
 _ORDERS = {
@@ -69,13 +71,64 @@ def read(
             gc.enable()
 
 
+def read_stream(
+    file: IO[bytes],
+    name: str,
+    engine: Engine,
+    wanted: Filter | None = None,
+    progress: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """The same of a capture that is being decompressed, part by part."""
+    reader = Reader(file, name)
+    order, nanoseconds = _ORDERS[reader.take(_HEADER, "the file's header")[:4]]
+    rest, place = b"", _HEADER  # what is not whole yet, and where it begins
+    while not stopped():
+        fresh, damage = _part(reader)
+        buffer, at, problem = rest + fresh, 0, ""
+        while at < len(buffer) and not problem:
+            offsets, after, problem, whole = _walk(buffer, at, order)
+            if wanted:
+                offsets = _filtered(buffer, offsets, order, wanted)
+            if len(offsets):
+                _window(buffer, offsets, order, nanoseconds, engine)
+            at = whole if problem else after
+        progress()
+        over = damage or len(fresh) < STREAM_BYTES
+        if damage and problem.startswith(_CUT):
+            raise damage
+        if problem and (over or not problem.startswith(_CUT)):
+            raise CaptureError(f"{name}: at byte {place + after}: {problem}")
+        if damage:
+            raise damage
+        if over:
+            return
+        rest, place = buffer[at:], place + at
+
+
+def _part(reader: Reader) -> tuple[bytes, CaptureError | None]:
+    """(the next STREAM_BYTES, or what there is before the end; what is wrong behind them)."""
+    parts: list[bytes] = []
+    left = STREAM_BYTES
+    while left:
+        try:
+            part = reader.some(left)
+        except CaptureError as problem:
+            return b"".join(parts), problem
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts), None
+
+
 def _read(
     memory: mmap.mmap, name: str, order: str, nanoseconds: int, engine: Engine, wanted: Filter | None,
     progress: Callable[[int], None], stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
     at = _HEADER
     while at < len(memory) and not stopped():
-        offsets, after, problem = _walk(memory, at, order)
+        offsets, after, problem, _ = _walk(memory, at, order)
         if wanted:
             offsets = _filtered(memory, offsets, order, wanted)
         if len(offsets):
@@ -88,8 +141,17 @@ def _read(
         at = after
 
 
-def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[Numbers, int, str]:
-    """(where the records of the next window begin, where it ends, what is wrong there)."""
+class Walk(NamedTuple):
+    """Where the records of a window begin, where it ends, what is wrong there, and where its last whole record ends."""
+
+    offsets: Numbers
+    after: int
+    problem: str
+    whole: int
+
+
+def _walk(memory: mmap.mmap | bytes, at: int, order: str) -> Walk:
+    """The next window."""
     captured = struct.Struct(f"{order}I").unpack_from
     lengths: list[int] = []  # where each record's captured length stands: eight bytes behind its begin
     add, place, end, bad = lengths.append, at + 8, len(memory), False
@@ -106,18 +168,21 @@ def _walk(memory: mmap.mmap, at: int, order: str) -> tuple[Numbers, int, str]:
         pass
     offsets, after = np.array(lengths, np.int64) - 8, place - 8
     if bad:
-        return offsets, after + _RECORD, f"a packet of {size} bytes, which is none; the rest cannot be read"
+        problem = f"a packet of {size} bytes, which is none; the rest cannot be read"
+        return Walk(offsets, after + _RECORD, problem, after)
     if after <= end:
         left = end - after
         cut = 0 < left < 12  # too little to tell its length
-        return offsets, end if cut else after, f"ends within a packet's header: {left} of 16 bytes" if cut else ""
+        problem = f"{_CUT}'s header: {left} of 16 bytes" if cut else ""
+        return Walk(offsets, end if cut else after, problem, after)
     begin = int(offsets[-1])
     if begin + _RECORD > end:
-        return offsets[:-1], end, f"ends within a packet's header: {end - begin} of 16 bytes"
-    return offsets[:-1], end, f"ends within a packet: {end - begin - _RECORD} of {after - begin - _RECORD} bytes"
+        return Walk(offsets[:-1], end, f"{_CUT}'s header: {end - begin} of 16 bytes", begin)
+    problem = f"{_CUT}: {end - begin - _RECORD} of {after - begin - _RECORD} bytes"
+    return Walk(offsets[:-1], end, problem, begin)
 
 
-def _filtered(memory: mmap.mmap, offsets: Numbers, order: str, wanted: Filter) -> Numbers:
+def _filtered(memory: mmap.mmap | bytes, offsets: Numbers, order: str, wanted: Filter) -> Numbers:
     sizes = struct.Struct(f"{order}II").unpack_from
     base = np.frombuffer(memory, np.uint8).ctypes.data + _RECORD
     found = []
@@ -128,7 +193,7 @@ def _filtered(memory: mmap.mmap, offsets: Numbers, order: str, wanted: Filter) -
     return np.array(found, np.int64)
 
 
-def _window(memory: mmap.mmap, at: Numbers, order: str, nanoseconds: int, engine: Engine) -> None:
+def _window(memory: mmap.mmap | bytes, at: Numbers, order: str, nanoseconds: int, engine: Engine) -> None:
     rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(memory, np.uint8), _RECORD)[at]
     head = rows.view(np.dtype(f"{order}u4")).astype(np.int64)
     instants = head[:, 0] * 1_000_000_000 + head[:, 1] * nanoseconds

@@ -12,7 +12,7 @@ import gzip
 import io
 import lzma
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -130,7 +130,7 @@ class _Xz(io.RawIOBase):
 
 def packets(file: IO[bytes], name: str) -> Iterator[Packet]:
     """All packets in their order. CaptureError where the rest cannot be read: what came before it counts."""
-    reader = _Reader(file, name)
+    reader = Reader(file, name)
     magic = reader.take(4, "a capture's first four bytes")
     if magic in _PCAP:
         yield from _pcap(reader, *_PCAP[magic])
@@ -140,10 +140,10 @@ def packets(file: IO[bytes], name: str) -> Iterator[Packet]:
         raise CaptureError(f"{name}: is no capture: begins with {magic.hex(' ')}; expected pcap or pcapng")
 
 
-class _Reader:
+class Reader:
     """Knows where it is, so that errors can say so."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         self._file = file
         self._name = name
         self.at = 0
@@ -151,17 +151,27 @@ class _Reader:
     def maybe(self, size: int) -> bytes:
         """Up to `size` bytes; fewer at the end alone."""
         found = b""
+        while len(found) < size and (more := self._read(self._file.read, size - len(found))):
+            found += more
+        self.at += len(found)
+        return found
+
+    def some(self, size: int) -> bytes:
+        """As many of them as there are at once, so that nothing is lost of what stands before a damage; none at the
+        end."""
+        found = self._read(self._file.read1, size)
+        self.at += len(found)
+        return found
+
+    def _read(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            while len(found) < size and (more := self._file.read(size - len(found))):
-                found += more
+            return read(size)
         except (EOFError, OSError, lzma.LZMAError, ValueError) as problem:  # gzip.BadGzipFile is an OSError
             raise self.wrong(f"cannot be read on: {problem}") from None
         except Exception as problem:
             if type(problem).__name__ not in ("ZstdError", "error"):  # zlib's and zstandard's own
                 raise
             raise self.wrong(f"cannot be decompressed on: {problem}") from None
-        self.at += len(found)
-        return found
 
     def take(self, size: int, what: str) -> bytes:
         found = self.maybe(size)
@@ -173,7 +183,7 @@ class _Reader:
         return CaptureError(f"{self._name}: at byte {self.at}: {text}")
 
 
-def _pcap(reader: _Reader, order: str, nanoseconds: int) -> Iterator[Packet]:
+def _pcap(reader: Reader, order: str, nanoseconds: int) -> Iterator[Packet]:
     _, _, _, _, _, link = struct.unpack(f"{order}HHiIII", reader.take(20, "the file's header"))
     link &= 0xFFFF  # the upper bits tell of a frame check sequence
     head = struct.Struct(f"{order}IIII")
@@ -189,7 +199,7 @@ def _pcap(reader: _Reader, order: str, nanoseconds: int) -> Iterator[Packet]:
         yield Packet(seconds * 1_000_000_000 + fraction * nanoseconds, link, max(size, captured), data)
 
 
-def _pcapng(reader: _Reader) -> Iterator[Packet]:
+def _pcapng(reader: Reader) -> Iterator[Packet]:
     """Blocks of one section after the other; a section may have another byte order."""
     order = ""
     interfaces: list[_Interface] = []
@@ -215,7 +225,7 @@ def _pcapng(reader: _Reader) -> Iterator[Packet]:
         raw = reader.maybe(4)
 
 
-def _body(reader: _Reader, order: str, length: bytes, taken: int) -> bytes:
+def _body(reader: Reader, order: str, length: bytes, taken: int) -> bytes:
     """The rest of a block, of which `taken` bytes are read."""
     size = struct.unpack(f"{order}I", length)[0]
     if size % 4 or not taken + 4 <= size <= MOST_PACKET + 4096:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import signal
 import stat
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import IO
@@ -74,6 +76,11 @@ class Source:
                 from tcppc.flows import batches
 
                 batches.read(self.file, self.name, engine, wanted, progress, lambda: stop.wanted)
+            elif self._packed(engine):
+                from tcppc.flows import batches
+
+                stream = capture_files.unpacked(self.file, self.name)
+                batches.read_stream(stream, self.name, engine, wanted, self._told(progress), lambda: stop.wanted)
             else:
                 self._one_by_one(engine, wanted, progress, stop)
         finally:
@@ -91,6 +98,30 @@ class Source:
             return False
         # Without moving the place in the file, which another process may share.
         return batches.fits(os.pread(self.file.fileno(), 24, 0))
+
+    def _packed(self, engine: Engine) -> bool:
+        """Is it such a file, compressed?"""
+        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES // 8:
+            return False
+        try:
+            from tcppc.flows import batches
+
+            with open(self.name, "rb") as file:
+                stream = capture_files.unpacked(file, self.name)
+                return stream is not file and batches.fits(stream.read(24))
+        except (ImportError, OSError, EOFError, CaptureError, ValueError, lzma.LZMAError, zlib.error):
+            return False
+
+    def _told(self, progress: Progress) -> Callable[[], None]:
+        done = 0
+
+        def tell() -> None:
+            nonlocal done
+            now = self.file.tell()
+            progress(now - done)
+            done = now
+
+        return tell
 
     def _one_by_one(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
         packets = capture_files.packets(capture_files.unpacked(self.file, self.name), self.name)
