@@ -349,6 +349,42 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert reports[0] == reports[1]
 
 
+def test_a_large_file_that_is_damaged_from_its_beginning_is_one_line(tmp_path: Path) -> None:
+    for name, head in (
+        ("a.zst", b"\x28\xb5\x2f\xfd"),
+        ("a.gz", b"\x1f\x8b"),
+        ("a.xz", b"\xfd7zXZ\0"),
+        ("a.bz2", b"BZh"),
+    ):
+        (tmp_path / name).write_bytes(head + b"\xaa\x55" * 400_000)
+        done = tcppc("flows", "-q", "-r", str(tmp_path / name), "-o", str(tmp_path / "o"))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert f"{name}: at byte 0: cannot be " in done.stderr
+
+
+def test_standard_input_goes_on_where_it_stands(tmp_path: Path) -> None:
+    large_capture(tmp_path / "a.pcap")
+    (tmp_path / "b").write_bytes(b"header of somebody's" + (tmp_path / "a.pcap").read_bytes())
+    with (tmp_path / "b").open("rb", buffering=0) as file:
+        file.seek(20)
+        words = [sys.executable, "-m", "tcppc", "flows", "-q", "-r", "-", "-o", str(tmp_path / "o")]
+        subprocess.run(words, stdin=file, check=True)
+    ours("-r", tmp_path / "a.pcap", "-o", tmp_path / "p")
+    assert contents(tmp_path / "o") == contents(tmp_path / "p")
+
+
+def test_fragments_that_came_to_nothing_are_told(tmp_path: Path) -> None:
+    def piece(number: int, at: int, more: bool) -> bytes:
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 36, number, more << 13 | at // 8, 64, 6, 0, CLIENT, SERVER)
+        return ETHERNET + b"\x08\x00" + head + bytes(16)
+
+    frames = [piece(1, 0, True), piece(2, 0, True), piece(2, 8, False)]
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN, frame) for frame in frames]))
+    done = tcppc("flows", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o"))
+    assert "; 1 datagrams lacked fragments, 1 had overlapping ones" in done.stderr
+    assert "<tcpflow:datagrams_lacking_fragments>1<" in (tmp_path / "o" / "report.xml").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_all_that_was_read_is_there(tmp_path: Path, capture: Path, number: int) -> None:
     words = [sys.executable, "-m", "tcppc", "flows", "-r", "-", "-o", str(tmp_path / "o")]

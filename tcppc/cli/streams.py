@@ -341,6 +341,8 @@ class _Run:
         passed = [f"{count} {why}" for why, count in sorted(totals.passed_over.items())]
         if totals.wrong_checksums:
             said += f"; {totals.wrong_checksums} packets with wrong checksums"
+        if totals.lacking or totals.overlapping:
+            said += f"; {totals.lacking} datagrams lacked fragments, {totals.overlapping} had overlapping ones"
         if self._writer and self._writer.left_out:
             said += f"; {self._writer.left_out} packets of another link type are not in {self._wanted.unhandled}"
         if self._kept and self._kept.left_out:

@@ -70,7 +70,7 @@ class Engine:
         self._leaving: list[Flow] = []  # since the last `settle`
         self._pairs = share.number if share else 0
         self._waiting_bytes = 0
-        self._now = self._swept = 0  # the newest packet's instant, and when idle streams were looked for
+        self._swept = 0  # when idle streams were looked for
 
     @property
     def open_now(self) -> int:
@@ -79,7 +79,6 @@ class Engine:
 
     def packet(self, packet: Packet) -> None:
         found = self.parse(packet)
-        self._now = packet.instant
         if found and (self.share is None or self.share.has(found[0])):
             flow = self.arrive(*found)
             if flow:
@@ -311,6 +310,8 @@ class Engine:
         for flow in sorted(rest, key=lambda flow: flow.named.number):
             self._retire(flow)
         self._files.flush()
+        fragments = self._parser.fragments
+        self.totals.lacking, self.totals.overlapping = fragments.left(), fragments.overlapping
         before_last()
         for each in self._listeners:
             each.finish()

@@ -39,6 +39,8 @@ class Totals:
     bytes: int = 0  # of streams, as written
     most_open: int = 0  # streams at once
     wrong_checksums: int = 0  # packets
+    lacking: int = 0  # datagrams of which fragments never came
+    overlapping: int = 0  # those whose fragments overlapped
     passed_over: Counter[str] = field(default_factory=Counter)  # packets, by why
 
 

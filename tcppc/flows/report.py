@@ -135,8 +135,11 @@ class Report(Listener):
             "max_open_flows": totals.most_open, "total_flows": totals.streams, "total_packets": totals.packets,
             "total_bytes": totals.bytes,
         }  # fmt: skip
-        if totals.wrong_checksums:
-            numbers["wrong_checksums"] = totals.wrong_checksums
+        odd = {
+            "wrong_checksums": totals.wrong_checksums, "datagrams_lacking_fragments": totals.lacking,
+            "datagrams_of_overlapping_fragments": totals.overlapping,
+        }  # fmt: skip
+        numbers |= {tag: number for tag, number in odd.items() if number}
         for tag, number in numbers.items():
             self._file.write(f"  <tcpflow:{tag}>{number}</tcpflow:{tag}>\n")
         for why, number in sorted(totals.passed_over.items()):

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import signal
 import stat
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import IO
 
 from tcppc.flows import capture_files
-from tcppc.flows.capture_files import CaptureError, Packet
+from tcppc.flows.capture_files import CaptureError, Packet, Reader
 from tcppc.flows.engine import Engine
 from tcppc.flows.libpcap import WAIT_MS, Filter, Live
 
 # Below, packet by packet is done before numpy has started.
 WORTH_BYTES = 4 << 20
 WORTH_SHARING = 16 << 20  # bytes of captures; below, a second process gains nothing
+PACKED = 8  # times that a compressed capture is smaller, or so
 LOOK_PACKETS = 1024  # between two looks at the clock and at who wants to stop
 STANDARD_INPUT = "standard input"
 Progress = Callable[[int], None]
@@ -28,16 +27,25 @@ Progress = Callable[[int], None]
 
 def plain_size(name: str) -> int:
     """Bytes of a file that can be read many packets at once; 0 for any other."""
+    many = _many()
     try:
-        from tcppc.flows import batches
-
         told = os.stat(name)
-        if not stat.S_ISREG(told.st_mode):  # a pipe's bytes come once
+        if not many or not stat.S_ISREG(told.st_mode):  # a pipe's bytes come once
             return 0
         with open(name, "rb") as file:
-            return told.st_size if batches.fits(file.read(24)) else 0
-    except (ImportError, OSError):
+            return told.st_size if many.fits(file.read(24)) else 0
+    except OSError:  # it is said where it is to be read
         return 0
+
+
+def _many() -> ModuleType | None:
+    """What reads many packets at once, where numpy is installed."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads that have nothing to do here
+    try:
+        from tcppc.flows import batches
+    except ImportError:
+        return None
+    return batches
 
 
 class Stop:
@@ -72,45 +80,37 @@ class Source:
     def read(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
         """All of it. CaptureError where the rest cannot be read, with all before that done."""
         try:
-            if self._at_once(engine):
-                from tcppc.flows import batches
-
-                batches.read(self.file, self.name, engine, wanted, progress, lambda: stop.wanted)
-            elif self._packed(engine):
-                from tcppc.flows import batches
-
+            if many := self._at_once(engine):
+                many.read(self.file, self.name, engine, wanted, progress, lambda: stop.wanted)
+            elif many := self._packed(engine):
                 stream = capture_files.unpacked(self.file, self.name)
-                batches.read_stream(stream, self.name, engine, wanted, self._told(progress), lambda: stop.wanted)
+                many.read_stream(stream, self.name, engine, wanted, self._told(progress), lambda: stop.wanted)
             else:
                 self._one_by_one(engine, wanted, progress, stop)
         finally:
             if self.file is not sys.stdin.buffer:
                 self.file.close()
 
-    def _at_once(self, engine: Engine) -> bool:
-        """Is it a plain file that is worth numpy's start, where that is installed?"""
-        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES:
-            return False
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else numpy starts threads that have nothing to do here
-        try:
-            from tcppc.flows import batches
-        except ImportError:
-            return False
+    def _at_once(self, engine: Engine) -> ModuleType | None:
+        """Is it a plain file that is worth numpy's start, and where it is not begun?"""
+        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES or self.file.tell():
+            return None
+        many = _many()
         # Without moving the place in the file, which another process may share.
-        return batches.fits(os.pread(self.file.fileno(), 24, 0))
+        return many if many and many.fits(os.pread(self.file.fileno(), 24, 0)) else None
 
-    def _packed(self, engine: Engine) -> bool:
+    def _packed(self, engine: Engine) -> ModuleType | None:
         """Is it such a file, compressed?"""
-        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES // 8:
-            return False
+        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES // PACKED:
+            return None
+        many = _many()
         try:
-            from tcppc.flows import batches
-
             with open(self.name, "rb") as file:
                 stream = capture_files.unpacked(file, self.name)
-                return stream is not file and batches.fits(stream.read(24))
-        except (ImportError, OSError, EOFError, CaptureError, ValueError, lzma.LZMAError, zlib.error):
-            return False
+                head = Reader(stream, self.name).maybe(24) if many and stream is not file else b""
+        except (OSError, CaptureError):  # it is said where it is to be read
+            return None
+        return many if many and many.fits(head) else None
 
     def _told(self, progress: Progress) -> Callable[[], None]:
         done = 0

@@ -39,7 +39,11 @@ def _descriptors(wanted: int) -> int:
 
 def _unseen(path: str, flags: int) -> int:
     """Reading leaves the times as they are."""
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOATIME)
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # a file system on which nobody owns what he made
+        return os.open(path, flags)
 
 
 class Pieces(NamedTuple):
