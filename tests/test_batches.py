@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcppc.flows import batches, capture_files
+from tcppc.flows import batches, capture_files, windows
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.engine import Engine
 from tcppc.flows.flow import Flow
@@ -78,12 +78,12 @@ def both(folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch | None = Non
 @pytest.mark.parametrize("story", STORIES)
 @pytest.mark.parametrize("window", [1, 2, 1000])
 def test_each_story(tmp_path: Path, story: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WINDOW_PACKETS", window)
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", window)
     both(tmp_path, pcap(frames(*STORIES[story]), ">" if window == 2 else "<", nanoseconds=window == 1))
 
 
 def test_many_streams_with_all_that_may_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WINDOW_PACKETS", 150)
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", 150)
     lot = random.Random(11)
     packets: list[tuple[int, bytes]] = []
     streams = []
@@ -133,13 +133,13 @@ def test_any_segments(tmp_path_factory: pytest.TempPathFactory, made: list[Any],
         (BEGIN + number * 1000, tcp_packet(*ways[way], seq, data, flags))
         for number, (way, seq, data, flags) in enumerate(made)
     ]
-    before = batches.WINDOW_PACKETS
-    batches.WINDOW_PACKETS = window
+    before = windows.WINDOW_PACKETS
+    windows.WINDOW_PACKETS = window
     try:
         if packets:
             both(folder, pcap(packets))
     finally:
-        batches.WINDOW_PACKETS = before
+        windows.WINDOW_PACKETS = before
 
 
 @settings(deadline=None, max_examples=80)
@@ -187,7 +187,7 @@ def test_streams_of_many_windows_have_their_first_packet_s_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With few descriptors."""
-    monkeypatch.setattr(batches, "WINDOW_PACKETS", 300)
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", 300)
     packets = [
         (
             BEGIN + number * 1000,

@@ -290,15 +290,15 @@ def test_idle_streams_end(tmp_path: Path) -> None:
     }
 
 
-def large_capture(path: Path) -> None:
+def large_capture(path: Path, count: int = 16_000) -> None:
     """Over 16 MiB: two processes share it. Many connections, some out of order, some tagged, some fragments."""
     lot = random.Random(11)
     packets: list[tuple[int, bytes]] = []
     at: dict[int, int] = {}
-    for number in range(16_000):
+    for number in range(count):
         port = 2000 + lot.randrange(300)
         seq = at.setdefault(port, 101)
-        data = lot.randbytes(16) * 75
+        data = lot.randbytes(16) * (1_200_000 // count)
         frame = tcp_packet(bytes([10, 1, 0, port % 7]), port, SERVER, 80, seq, data, DATA)
         if lot.random() < 0.02:
             frame = frame[:12] + b"\x81\0\0\5" + frame[12:]
@@ -308,8 +308,9 @@ def large_capture(path: Path) -> None:
     path.write_bytes(pcap(packets))
 
 
-def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
-    large_capture(tmp_path / "a.pcap")
+@pytest.mark.parametrize("count", [16_000, 150_000])  # a single window, and three of them
+def test_two_processes_make_what_one_makes(tmp_path: Path, count: int) -> None:
+    large_capture(tmp_path / "a.pcap", count)
     told = {}
     for name, prefix in (("two", "nice -n 0"), ("one", "taskset -c 0")):
         words = [
@@ -347,6 +348,29 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
         assert len(set(connections)) == len(connections)  # each of these has one direction
         ET.fromstring(text)
     assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(
+    ("who", "number", "words"),
+    [
+        ("second", signal.SIGKILL, "tcppc: the second process ended early; half of the streams are lost (status 9)"),
+        ("second", signal.SIGTERM, "tcppc: stopped before the end of the captures; what was read is written"),
+        ("first", signal.SIGINT, "tcppc: stopped before the end of the captures; what was read is written"),
+    ],
+)
+def test_one_of_two_processes_is_ended(tmp_path: Path, who: str, number: int, words: str) -> None:
+    large_capture(tmp_path / "a.pcap", 150_000)
+    captures = [part for _ in range(8) for part in ("-r", str(tmp_path / "a.pcap"))]
+    command = [sys.executable, "-m", "tcppc", "flows", "-q", *captures, "-o", str(tmp_path / "o")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (found := children.read_text().split()):
+            assert process.poll() is None
+        while not list((tmp_path / "o").glob("010*")):
+            assert process.poll() is None
+        os.kill(int(found[0]) if who == "second" else process.pid, number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()) == (1, [words])
 
 
 def test_a_large_file_that_is_damaged_from_its_beginning_is_one_line(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
 from tcppc.values import duration
 
-if TYPE_CHECKING:  # it needs h11
+if TYPE_CHECKING:  # they need h11 and numpy
     from tcppc.flows.http_bodies import Bodies
+    from tcppc.flows.turns import Turns
 
 
 MOST_TOLD = 20  # problems of single files
@@ -96,8 +97,10 @@ class _Run:
         # From here on there may be two of us, of which the other one is told nothing and tells nobody.
         shared = self._shared()
         self._fragment = _fragment() if shared else None
-        self._other = sharing.Other() if shared else None
+        self._other = _other() if shared else None
         self._is_other = bool(self._other and self._other.is_it)
+        self._turns: Turns | None = None
+        self._lost: sharing.Ended | None = None  # the other one is gone, in the middle of it
         try:
             self._prepare()
         except BaseException:
@@ -139,7 +142,13 @@ class _Run:
         return sum(sizes) >= sources.WORTH_SHARING and all(sizes)
 
     def _share(self) -> sharing.Share | None:
-        return sharing.Share(int(self._is_other)) if self._other else None
+        if not self._other:
+            return None
+        number = int(self._is_other)
+        from tcppc.flows.turns import Turns
+
+        self._turns = Turns(number, self._other.line, self._other.memory)
+        return sharing.Share(number, self._turns)
 
     def _nanoseconds(self, name: str, default: int) -> int:
         if name not in self._wanted.settings:
@@ -273,10 +282,20 @@ class _Run:
                     break
                 self._engine.begins = number < len(self._wanted.captures)
                 self._read(name, self._first if number == 0 else None, progress, stop)
+                if self._turns and self._turns.over:
+                    stop.wanted = True
         except KeyboardInterrupt:  # what is done is kept
             stop.wanted = True
+        except sharing.Ended as problem:  # it says why where it is asked for what it did
+            self._lost = problem
+        except BaseException:
+            if self._other and not self._is_other:
+                self._other.give_up()  # it waits for us
+            raise
         finally:
             progress.done()
+            if self._turns and stop.wanted:
+                self._turns.leave()
             self._engine.finish(lambda: self._join(stop))
             if self._writer:
                 self._writer.close()
@@ -285,24 +304,26 @@ class _Run:
             if self._hidden:
                 self._hidden.cleanup()
 
-    def _half(self, stop: Stop) -> OSError | tuple[Totals, list[str]]:
+    def _half(self, stop: Stop) -> Exception | tuple[Totals, list[str]]:
         """In the other process: what this one must know of it."""
         try:
             self._work(stop)
         except OSError as problem:
             return problem
-        return self._totals, self._failed
+        return self._lost if self._lost and not stop.wanted else (self._totals, self._failed)
 
     def _join(self, stop: Stop) -> None:
         """What the other process did becomes a part of this one's."""
         self._failed = list(self._files.failed.values())
-        if not self._other or self._is_other:
+        if not self._other or self._is_other or self._other.given_up:
             return
         if stop.wanted:
             self._other.stop()
         found = self._other.result()
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             raise found
+        if self._lost:
+            raise self._lost
         totals, failed = found
         self._failed += failed
         self._totals.streams += totals.streams
@@ -352,6 +373,12 @@ class _Run:
         if self._scanners and self._scanners.failed:
             said += f"; plug-ins failed {self._scanners.failed} times, as the report says"
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
+
+
+def _other() -> sharing.Other:
+    from tcppc.flows import turns  # it needs numpy
+
+    return sharing.Other(turns.BYTES)
 
 
 def _fragment() -> IO[str]:

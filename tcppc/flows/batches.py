@@ -1,52 +1,36 @@
-"""A plain capture file, many packets at once.
+"""A capture, many packets at once.
 
-A window of the file after the other is walked, decoded as columns and sorted by stream; segments of which each begins
-where the one before ended go to the engine as one run. Packets that are not plain go one by one, in the capture's order
-with the runs, so that what comes out is the same.
+A window of it after the other is sorted by stream; segments of which each begins where the one before ended go to the
+engine as one run. Packets that are not plain go one by one, in the capture's order with the runs, so that what comes
+out is the same.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import heapq
 import mmap
-import struct
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
-from tcppc.flows import columns
-from tcppc.flows.capture_files import MOST_PACKET, CaptureError, Packet, Reader
+from tcppc.flows import windows
+from tcppc.flows.capture_files import CaptureError, Packet, Reader
 from tcppc.flows.columns import Columns, Numbers
 from tcppc.flows.engine import Apart, Engine
 from tcppc.flows.flow import Key, Run
 from tcppc.flows.libpcap import Filter
 from tcppc.flows.stream_files import Pieces
+from tcppc.flows.windows import HEADER, RECORD, Walk, Window, Windows
 from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
-WINDOW_PACKETS = 1 << 16
-WINDOW_BYTES = 64 << 20
-_LOOK_PACKETS = 512  # between two looks at how large the window is
 STREAM_BYTES = 16 << 20  # of what is being decompressed, at once
-_HEADER, _RECORD = 24, 16
-_CUT = "ends within a packet"
+fits = windows.fits
 Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
 Hosts = set[tuple[bytes, bytes]]  # source and destination
-_ORDERS = {
-    b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
-    b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
-}  # fmt: skip
-
-
-def fits(head: bytes) -> bool:
-    """Is it a capture file that can be read so: pcap, not compressed, of Ethernet?"""
-    if len(head) < _HEADER or head[:4] not in _ORDERS:
-        return False
-    order, _ = _ORDERS[head[:4]]
-    return bool(struct.unpack_from(f"{order}I", head, 20)[0] & 0xFFFF == 1)
 
 
 def read(
@@ -61,11 +45,14 @@ def read(
     memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     # It goes with the last that looks into it: where something went wrong, that is written behind this.
     memory.madvise(mmap.MADV_SEQUENTIAL)
-    order, nanoseconds = _ORDERS[memory[:4]]
+    turns = engine.share and engine.share.turns
+    size = turns.agreed(name, os.fstat(file.fileno()), len(memory)) if turns else len(memory)
+    of_file = Windows(memoryview(memory)[:size], memory[:HEADER], wanted)
+    each = turns.windows(of_file, stopped) if turns else of_file.each(HEADER, stopped)
     collecting = gc.isenabled()
     gc.disable()  # all that is made here goes by itself; looking for what does not took a fifth of the time
     try:
-        _read(memory, name, order, nanoseconds, engine, wanted, progress, stopped)
+        _read(memory, name, of_file, each, engine, progress)
     finally:
         if collecting:
             gc.enable()
@@ -81,29 +68,28 @@ def read_stream(
 ) -> None:
     """The same of a capture that is being decompressed, part by part."""
     reader = Reader(file, name)
-    order, nanoseconds = _ORDERS[reader.take(_HEADER, "the file's header")[:4]]
-    rest, place = b"", _HEADER  # what is not whole yet, and where it begins
+    head = reader.take(HEADER, "the file's header")
+    rest, place = b"", HEADER  # what is not whole yet, and where it begins
     while not stopped():
         fresh, damage = _part(reader)
-        buffer, at, problem = rest + fresh, 0, ""
-        while at < len(buffer) and not problem:
-            offsets, after, problem, whole = _walk(buffer, at, order)
-            if wanted:
-                offsets = _filtered(buffer, offsets, order, wanted)
-            if len(offsets):
-                _window(buffer, offsets, order, nanoseconds, engine)
-            at = whole if problem else after
+        part, at, problem = Windows(memoryview(rest + fresh), head, wanted), 0, ""
+        while at < part.end and not problem:
+            walk = part.walk(at)
+            problem = walk.problem
+            if len(walk.offsets):
+                _window(part.view, part.decode(walk.offsets), engine)
+            at = walk.whole if problem else walk.after
         progress()
         over = damage or len(fresh) < STREAM_BYTES
-        if damage and problem.startswith(_CUT):
+        if damage and problem.startswith(windows.CUT):
             raise damage
-        if problem and (over or not problem.startswith(_CUT)):
-            raise CaptureError(f"{name}: at byte {place + after}: {problem}")
+        if problem and (over or not problem.startswith(windows.CUT)):
+            raise CaptureError(f"{name}: at byte {place + walk.after}: {problem}")
         if damage:
             raise damage
         if over:
             return
-        rest, place = buffer[at:], place + at
+        rest, place = bytes(part.view[at:]), place + at
 
 
 def _part(reader: Reader) -> tuple[bytes, CaptureError | None]:
@@ -123,101 +109,37 @@ def _part(reader: Reader) -> tuple[bytes, CaptureError | None]:
 
 
 def _read(
-    memory: mmap.mmap, name: str, order: str, nanoseconds: int, engine: Engine, wanted: Filter | None,
-    progress: Callable[[int], None], stopped: Callable[[], bool],
+    memory: mmap.mmap, name: str, of_file: Windows, each: Iterator[tuple[Walk, Window | None]], engine: Engine,
+    progress: Callable[[int], None],
 ) -> None:  # fmt: skip
-    at = _HEADER
-    while at < len(memory) and not stopped():
-        offsets, after, problem, _ = _walk(memory, at, order)
-        if wanted:
-            offsets = _filtered(memory, offsets, order, wanted)
-        if len(offsets):
-            _window(memory, offsets, order, nanoseconds, engine)
-        if problem:
-            raise CaptureError(f"{name}: at byte {after}: {problem}")
+    at = HEADER
+    for walk, window in each:
+        if window:
+            _window(of_file.view, window, engine)
+        if walk.problem:
+            raise CaptureError(f"{name}: at byte {walk.after}: {walk.problem}")
         # What is done is given back: else the file's pages would all count as ours.
-        memory.madvise(mmap.MADV_DONTNEED, 0, after // mmap.PAGESIZE * mmap.PAGESIZE)
-        progress(after - at)
-        at = after
+        memory.madvise(mmap.MADV_DONTNEED, 0, walk.after // mmap.PAGESIZE * mmap.PAGESIZE)
+        progress(walk.after - at)
+        at = walk.after
 
 
-class Walk(NamedTuple):
-    """Where the records of a window begin, where it ends, what is wrong there, and where its last whole record ends."""
-
-    offsets: Numbers
-    after: int
-    problem: str
-    whole: int
-
-
-def _walk(memory: mmap.mmap | bytes, at: int, order: str) -> Walk:
-    """The next window."""
-    captured = struct.Struct(f"{order}I").unpack_from
-    lengths: list[int] = []  # where each record's captured length stands: eight bytes behind its begin
-    add, place, end, bad = lengths.append, at + 8, len(memory), False
-    try:
-        while len(lengths) < WINDOW_PACKETS and place - at < WINDOW_BYTES and not bad:
-            for _ in range(min(_LOOK_PACKETS, WINDOW_PACKETS)):
-                (size,) = captured(memory, place)
-                if size > MOST_PACKET:
-                    bad = True
-                    break
-                add(place)
-                place += size + _RECORD
-    except struct.error:  # there is no more
-        pass
-    offsets, after = np.array(lengths, np.int64) - 8, place - 8
-    if bad:
-        problem = f"a packet of {size} bytes, which is none; the rest cannot be read"
-        return Walk(offsets, after + _RECORD, problem, after)
-    if after <= end:
-        left = end - after
-        cut = 0 < left < 12  # too little to tell its length
-        problem = f"{_CUT}'s header: {left} of 16 bytes" if cut else ""
-        return Walk(offsets, end if cut else after, problem, after)
-    begin = int(offsets[-1])
-    if begin + _RECORD > end:
-        return Walk(offsets[:-1], end, f"{_CUT}'s header: {end - begin} of 16 bytes", begin)
-    problem = f"{_CUT}: {end - begin - _RECORD} of {after - begin - _RECORD} bytes"
-    return Walk(offsets[:-1], end, problem, begin)
-
-
-def _filtered(memory: mmap.mmap | bytes, offsets: Numbers, order: str, wanted: Filter) -> Numbers:
-    sizes = struct.Struct(f"{order}II").unpack_from
-    base = np.frombuffer(memory, np.uint8).ctypes.data + _RECORD
-    found = []
-    for at in offsets.tolist():
-        captured, size = sizes(memory, at + 8)
-        if wanted.at(1, ctypes.c_void_p(base + at), captured, max(size, captured)):
-            found.append(at)
-    return np.array(found, np.int64)
-
-
-def _window(memory: mmap.mmap | bytes, at: Numbers, order: str, nanoseconds: int, engine: Engine) -> None:
-    rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(memory, np.uint8), _RECORD)[at]
-    head = rows.view(np.dtype(f"{order}u4")).astype(np.int64)
-    instants = head[:, 0] * 1_000_000_000 + head[:, 1] * nanoseconds
-    captured, size = head[:, 2], np.maximum(head[:, 3], head[:, 2])
-    plain = columns.decode(memory, at + _RECORD, captured, 1)
-    view = memoryview(memory)
-    single = np.ones(len(at), bool)
+def _window(view: memoryview, window: Window, engine: Engine) -> None:
+    plain = window.plain
+    single = np.ones(len(window.at), bool)
     single[plain.index] = False
     others: list[Numbered] = []
     for number in np.flatnonzero(single).tolist():
-        begin = int(at[number]) + _RECORD
-        data = memory[begin : begin + int(captured[number])]
-        found = engine.parse(Packet(int(instants[number]), 1, int(size[number]), data))
+        begin = int(window.at[number]) + RECORD
+        data = bytes(view[begin : begin + int(window.captured[number])])
+        found = engine.parse(Packet(int(window.instants[number]), 1, int(window.size[number]), data))
         if found and (engine.share is None or engine.share.has(found[0])):
             others.append((number, *found))
     engine.totals.packets += len(plain)
     if engine.share:
         plain = plain.only(engine.share.mask(plain.src, plain.sport, plain.dst, plain.dport))
     hosts = {(key[0], key[2]) for _, key, _ in others}
-    if len(plain):
-        runs = _runs(view, plain, at + _RECORD, instants, captured, size, hosts)
-        _in_turn(runs, others, engine)
-    else:
-        _in_turn(iter(()), others, engine)
+    _in_turn(_runs(view, window, plain, hosts) if len(plain) else iter(()), others, engine)
     engine.settle()
 
 
@@ -239,16 +161,10 @@ def _in_turn(runs: Iterator[Numbered], others: list[Numbered], engine: Engine) -
         arrive(other, single)
 
 
-def _runs(
-    view: memoryview,
-    plain: Columns,
-    frames: Numbers,
-    instants: Numbers,
-    captured: Numbers,
-    size: Numbers,
-    hosts: Hosts,
-) -> Iterator[Numbered]:
+def _runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iterator[Numbered]:
     """(number of its first packet, key, run), by that number."""
+    _, instants, captured, size, _ = window
+    frames = window.at + RECORD
     order = np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst))
     starts = _starts(plain, order, hosts)
     after = np.append(starts[1:], len(order))

@@ -1,25 +1,32 @@
 """Connections shared by two processes: each reads all of the captures, and keeps its own ones alone.
 
 A process of Python has one processor at a time; what a stream costs is its interpreter's and the kernel's time for the
-most part. Nothing goes between the two until both are at the end.
+most part. What goes between the two are the captures' windows (turns.py), and at the end what both have done.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
+import mmap
 import os
 import pickle
 import signal
+import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcppc.flows.flow import Key
+from tcppc.problems import Failure
+
+if TYPE_CHECKING:  # it needs numpy
+    from tcppc.flows.turns import Turns
 
 SHARES = 2
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 _libc = ctypes.CDLL(None)
 _FIBONACCI = 40503  # 2**16 divided by the golden ratio: spreads what differs in a few bits
+_ENDED = "the second process ended early; half of the streams are lost"
+_MOST_SAID = 1 << 12  # bytes
 
 
 def of_use() -> bool:
@@ -29,9 +36,11 @@ def of_use() -> bool:
 
 @dataclass(frozen=True)
 class Share:
-    """The one with that number, below SHARES. Both directions of a connection are of the same share."""
+    """The one with that number, below SHARES. Both directions of a connection are of the same share. With `turns`,
+    captures are read together with the other one."""
 
     number: int
+    turns: Turns | None = None
 
     def has(self, key: Key) -> bool:
         """The same of one connection as `mask` of many."""
@@ -45,10 +54,43 @@ class Share:
         return (mixed * _FIBONACCI >> 15) % SHARES == self.number
 
 
-class Other:
-    """The second process, a copy of this one. In it, `is_it` is true, and `tell` ends it."""
+class Ended(Failure):
+    """The other process is there no longer."""
 
-    def __init__(self) -> None:
+
+class Line:
+    """What two processes say to each other, in order: small things, one at a time."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def say(self, what: object) -> None:
+        try:
+            self._end.send(pickle.dumps(what))
+        except OSError as problem:
+            raise Ended(_ENDED) from problem
+
+    def hear(self) -> Any:
+        """Waits for it."""
+        try:
+            said = self._end.recv(_MOST_SAID)
+        except OSError as problem:
+            raise Ended(_ENDED) from problem
+        if not said:
+            raise Ended(_ENDED)
+        return pickle.loads(said)  # our own process's
+
+    def hang_up(self) -> None:
+        self._end.close()
+
+
+class Other:
+    """The second process, a copy of this one. In it, `is_it` is true, and `tell` ends it. Both see `memory`, of `size`
+    bytes."""
+
+    def __init__(self, size: int = mmap.PAGESIZE) -> None:
+        self.memory = mmap.mmap(-1, size)
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         first = os.getpid()
         self._pid = os.fork()
@@ -60,9 +102,12 @@ class Other:
                 os._exit(1)
         self._end = writing if self.is_it else reading
         os.close(reading if self.is_it else writing)
+        ends[not self.is_it].close()
+        self.line = Line(ends[self.is_it])
 
     def tell(self, found: Any) -> None:
         """Does not return."""
+        self.line.hang_up()
         with os.fdopen(self._end, "wb") as answer:
             answer.write(pickle.dumps(found))
         os._exit(0)
@@ -72,8 +117,12 @@ class Other:
         if self._pid:
             os.kill(self._pid, signal.SIGTERM)
 
+    @property
+    def given_up(self) -> bool:
+        return not self._pid and not self.is_it
+
     def give_up(self) -> None:
-        """The first one could not begin."""
+        """The first one cannot go on."""
         if self.is_it:
             os._exit(1)
         if self._pid:
@@ -82,13 +131,12 @@ class Other:
             self._pid = 0
 
     def result(self) -> Any:
-        """What it told; waits for it. OSError where it came to no end."""
+        """What it told; waits for it, and says no more. Ended where it came to no end."""
+        self.line.hang_up()
         with os.fdopen(self._end, "rb") as answer:
             told = answer.read()
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         if status or not told:
-            raise OSError(
-                errno.EIO, f"the second process ended early (status {status}); half of the streams are lost", ""
-            )
+            raise Ended(f"{_ENDED} (status {status})")
         return pickle.loads(told)  # our own process's
