@@ -147,7 +147,8 @@ class _Run:
         number = int(self._is_other)
         from tcppc.flows.turns import Turns
 
-        self._turns = Turns(number, self._other.line, self._other.memory)
+        # The other one begins: this one has the report's beginning to write meanwhile.
+        self._turns = Turns(1 - number, self._other.line, self._other.memory)
         return sharing.Share(number, self._turns)
 
     def _nanoseconds(self, name: str, default: int) -> int:

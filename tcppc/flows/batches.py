@@ -190,18 +190,24 @@ def _runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Ite
 
     leading = index[starts]
     turn = np.argsort(leading)
+    macs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(view, np.uint8), 12)[frames[leading]].view("V12")
     rows = (
-        leading, plain.src[lead], plain.sport[lead], plain.dst[lead], plain.dport[lead], starts, after,
-        instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts], count[after],
-        frames[leading],
+        leading, _packed(plain.src[lead]), plain.sport[lead], _packed(plain.dst[lead]), plain.dport[lead], starts,
+        after, instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts],
+        count[after], macs[:, 0],
     )  # fmt: skip
     table = zip(*(row[turn].tolist() for row in rows), strict=True)
-    # A run's packets are `low` to `high` of the order, its pieces `one` to `end`, its first frame begins at `at`.
-    for no, src, sp, dst, dp, low, high, first, last, seq, flag, sent, held, wire, kept, one, end, at in table:
+    # A run's packets are `low` to `high` of the order, its pieces `one` to `end`.
+    for no, src, sp, dst, dp, low, high, first, last, seq, flag, sent, held, wire, kept, one, end, mac in table:
         data = Pieces(view, begins, ends, one, end, held)
         each = partial(split, low, high) if high - low > 1 else None
-        run = Run(high - low, first, last, seq, flag, sent, data, wire, kept, bytes(view[at : at + 12]), each)
-        yield no, (src.to_bytes(4, "big"), sp, dst.to_bytes(4, "big"), dp, -1, TCP, b""), run
+        run = Run(high - low, first, last, seq, flag, sent, data, wire, kept, mac, each)
+        yield no, (src, sp, dst, dp, -1, TCP, b""), run
+
+
+def _packed(addresses: Numbers) -> Numbers:
+    """Each as four bytes."""
+    return addresses.astype(">u4").view("V4")
 
 
 def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:

@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tcppc.flows import links, network, tunnels
 from tcppc.flows.capture_files import Packet
@@ -136,6 +137,7 @@ class Parser:
             self._totals.wrong_checksums += 1
 
 
+@lru_cache(maxsize=1 << 12)
 def shown(packed: bytes) -> str:
     """An address as people write it."""
     if len(packed) == 4:

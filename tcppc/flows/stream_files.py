@@ -146,7 +146,8 @@ class StreamFiles:
             return False
         file.count, file.name = 0, name
         try:
-            done = os.writev(fd, pieces.parts())
+            parts = pieces.parts()
+            done = os.write(fd, parts[0]) if len(parts) == 1 else os.writev(fd, parts)
             os.utime(fd, ns=(file.named.start, file.named.start))
         except OSError:
             done = -1
