@@ -51,6 +51,7 @@ NO_FILE_OF_ITS_OWN = {
     "problems": "test_cli",
     "sharing": "test_turns",
     "windows": "test_batches",
+    "runs": "test_batches",
     "scanners": "test_flows",
     "alerts": "test_flows",
     "opening": "test_flows",

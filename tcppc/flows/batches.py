@@ -12,25 +12,19 @@ import heapq
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import IO
 
 import numpy as np
 
 from tcppc.flows import windows
 from tcppc.flows.capture_files import CaptureError, Packet, Reader
-from tcppc.flows.columns import Columns, Numbers
 from tcppc.flows.engine import Apart, Engine
-from tcppc.flows.flow import Key, Run
 from tcppc.flows.libpcap import Filter
-from tcppc.flows.stream_files import Pieces
+from tcppc.flows.runs import Numbered, runs
 from tcppc.flows.windows import HEADER, RECORD, Walk, Window, Windows
-from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
 STREAM_BYTES = 16 << 20  # of what is being decompressed, at once
 fits = windows.fits
-Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
-Hosts = set[tuple[bytes, bytes]]  # source and destination
 
 
 def read(
@@ -139,15 +133,15 @@ def _window(view: memoryview, window: Window, engine: Engine) -> None:
     if engine.share:
         plain = plain.only(engine.share.mask(plain.src, plain.sport, plain.dst, plain.dport))
     hosts = {(key[0], key[2]) for _, key, _ in others}
-    _in_turn(_runs(view, window, plain, hosts) if len(plain) else iter(()), others, engine)
+    _in_turn(runs(view, window, plain, hosts) if len(plain) else iter(()), others, engine)
     engine.settle()
 
 
-def _in_turn(runs: Iterator[Numbered], others: list[Numbered], engine: Engine) -> None:
+def _in_turn(many: Iterator[Numbered], others: list[Numbered], engine: Engine) -> None:
     """Both to the engine, by the numbers of their first packets; a run that it does not take whole, each packet by its
     own."""
     arrive = engine.arrive
-    for number, key, run in runs:
+    for number, key, run in many:
         while others and others[0][0] < number:
             _, other, single = heapq.heappop(others)
             arrive(other, single)
@@ -159,80 +153,3 @@ def _in_turn(runs: Iterator[Numbered], others: list[Numbered], engine: Engine) -
     while others:
         _, other, single = heapq.heappop(others)
         arrive(other, single)
-
-
-def _runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iterator[Numbered]:
-    """(number of its first packet, key, run), by that number."""
-    _, instants, captured, size, _ = window
-    frames = window.at + RECORD
-    order = np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst))
-    starts = _starts(plain, order, hosts)
-    after = np.append(starts[1:], len(order))
-    index = plain.index[order]
-    lead = order[starts]
-    flags = np.bitwise_or.reduceat(plain.flags[order], starts) & ~ACK | plain.flags[lead] & ACK
-    summed = (plain.size[order], plain.held[order], size[index], captured[index])
-    sums = [np.add.reduceat(column, starts) for column in summed]
-    # The pieces with data, and which of them are each run's.
-    full = order[np.flatnonzero(plain.held[order] > 0)]
-    count = np.concatenate(([0], np.cumsum(plain.held[order] > 0)))
-    begins, ends = plain.at[full].tolist(), (plain.at[full] + plain.held[full]).tolist()
-
-    def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
-        for place, number in zip(order[low:high].tolist(), index[low:high].tolist(), strict=True):
-            begin, held, instant = int(plain.at[place]), int(plain.held[place]), int(instants[number])
-            frame = int(frames[number])
-            yield number, Run(
-                1, instant, instant, int(plain.seq[place]), int(plain.flags[place]), int(plain.size[place]),
-                Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held),
-                int(size[number]), int(captured[number]), bytes(view[frame : frame + 12]),
-            )  # fmt: skip
-
-    leading = index[starts]
-    turn = np.argsort(leading)
-    macs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(view, np.uint8), 12)[frames[leading]].view("V12")
-    rows = (
-        leading, _packed(plain.src[lead]), plain.sport[lead], _packed(plain.dst[lead]), plain.dport[lead], starts,
-        after, instants[leading], instants[index[after - 1]], plain.seq[lead], flags, *sums, count[starts],
-        count[after], macs[:, 0],
-    )  # fmt: skip
-    table = zip(*(row[turn].tolist() for row in rows), strict=True)
-    # A run's packets are `low` to `high` of the order, its pieces `one` to `end`.
-    for no, src, sp, dst, dp, low, high, first, last, seq, flag, sent, held, wire, kept, one, end, mac in table:
-        data = Pieces(view, begins, ends, one, end, held)
-        each = partial(split, low, high) if high - low > 1 else None
-        run = Run(high - low, first, last, seq, flag, sent, data, wire, kept, mac, each)
-        yield no, (src, sp, dst, dp, -1, TCP, b""), run
-
-
-def _packed(addresses: Numbers) -> Numbers:
-    """Each as four bytes."""
-    return addresses.astype(">u4").view("V4")
-
-
-def _starts(plain: Columns, order: Numbers, hosts: Hosts) -> Numbers:
-    """Where in `order` runs begin: at each stream, and where a segment does not go on behind the one before."""
-    src, dst, sport, dport = (column[order] for column in (plain.src, plain.dst, plain.sport, plain.dport))
-    seq, sent, flags = plain.seq[order], plain.size[order], plain.flags[order] & (SYN | FIN | RST)
-    stream = np.ones(len(order), bool)
-    stream[1:] = (src[1:] != src[:-1]) | (dst[1:] != dst[:-1]) | (sport[1:] != sport[:-1]) | (dport[1:] != dport[:-1])
-    # Bare ACKs go with the run before them: they are counted, and nothing else depends on them.
-    said = np.flatnonzero((sent > 0) | (flags != 0))
-    seq, sent, flags, cut = seq[said], sent[said], flags[said], (plain.held[order] < plain.size[order])[said]
-    syn = flags & SYN != 0
-    group = np.cumsum(stream)[said]
-    broken = np.ones(len(said), bool)
-    broken[1:] = (seq[:-1] + sent[:-1] + syn[:-1] - seq[1:]) & 0xFFFFFFFF != 0
-    broken[1:] |= (group[1:] != group[:-1]) | cut[:-1] | (flags[:-1] & (FIN | RST) != 0)
-    broken |= syn
-    # One byte may be a keep-alive, which is told only where it is alone.
-    broken[1:] |= broken[:-1] & (sent[:-1] == 1)
-    begins = stream.copy()
-    begins[said[broken]] = True
-    if hosts:  # Something of theirs goes one by one: so does all
-        pairs = {int.from_bytes(one + other, "big") for one, other in hosts if len(one) == 4}
-        begins |= np.isin(
-            src.astype(np.uint64) << np.uint64(32) | dst.astype(np.uint64), np.array(list(pairs), np.uint64)
-        )
-    found: Numbers = np.flatnonzero(begins)
-    return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tcppc.flows.capture_files import Packet
-from tcppc.flows.flow import Flow, Key, Run
+from tcppc.flows.flow import Flow, Key, Late, Run
 from tcppc.flows.listener import Listener
 from tcppc.flows.names import Named, Template
 from tcppc.flows.packets import Parser, Reading, Totals
@@ -97,12 +97,16 @@ class Engine:
         if flow and self._rules.most_idle and run.first - flow.last > self._rules.most_idle:
             self._retire(flow)
             flow = None
+        if run.late and not (flow.stream if flow else Stream(self._rules.most_seek)).takes_late(run.seq, run.late):
+            raise Apart
         if flow is None:
             flow = self._begin(key, run)
             if flow is None:
                 return None
         if run.split and (flow.rival or not flow.stream.takes_whole(run.seq, run.flags)):
             raise Apart
+        if run.late:
+            return self._put_late(flow, run, run.late)
         newest = flow
         if flow.rival:
             flow = _nearer(flow, run)
@@ -114,15 +118,12 @@ class Engine:
             if flow is None:
                 return None
             verdict = flow.stream.offer(run.seq, run.flags, run.size)
-        flow.last = run.last
-        flow.packets += run.packets
-        flow.sent += run.sent
-        flow.captured += run.captured
+        flow.count(run)
         if self._by_packet:
             for each in self._by_packet:
                 each.segment(flow, run, verdict)
         if verdict.what in ("write", "shift"):
-            self._put(flow, verdict, run)
+            self._put(flow, verdict, run.data)
         if flow.stream.closed and not flow.file.over:
             self._files.close(flow.file)
             self._closed.append(flow)
@@ -162,10 +163,7 @@ class Engine:
             flow = self._begin(key, run._replace(flags=SYN))
             if flow is None:
                 return None
-        flow.last = run.last
-        flow.packets += 1
-        flow.sent += run.sent
-        flow.captured += run.captured
+        flow.count(run)
         size = run.data.size
         verdict = Verdict("write", flow.stream.append(size))
         for each in self._by_packet:
@@ -210,13 +208,20 @@ class Engine:
         self.totals.most_open = max(self.totals.most_open, len(self._flows))
         return made
 
-    def _put(self, flow: Flow, verdict: Verdict, run: Run) -> None:
+    def _put_late(self, flow: Flow, run: Run, late: Late) -> Flow:
+        flow.count(run)
+        begin = flow.stream.offer_late(run.seq, late)
+        for offset, data in late.parts:
+            low = begin + offset
+            self._put(flow, Verdict("write", low, flow.stream.came(low, low + data.size)), data)
+        return flow
+
+    def _put(self, flow: Flow, verdict: Verdict, data: Pieces) -> None:
         if self._template.no_files:
             return
-        data = run.data
         size = data.size
         if verdict.over:
-            flow.conflicts += self._conflicts(flow, verdict, run)
+            flow.conflicts += self._conflicts(flow, verdict, data)
         if verdict.what == "shift":
             self._files.shift(flow.file, verdict.offset)
         at = 0 if verdict.what == "shift" else verdict.offset
@@ -234,9 +239,9 @@ class Engine:
                 self._files.put(flow.file, low, fresh, fresh.size)
             low = max(low, end)
 
-    def _conflicts(self, flow: Flow, verdict: Verdict, run: Run) -> int:
+    def _conflicts(self, flow: Flow, verdict: Verdict, data: Pieces) -> int:
         """Bytes that came before and were others."""
-        content = b"".join(run.data.parts())
+        content = b"".join(data.parts())
         at, before = (0, verdict.offset) if verdict.what == "shift" else (verdict.offset, 0)
         found = 0
         for low, high in verdict.over:

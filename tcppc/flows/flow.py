@@ -14,6 +14,17 @@ from tcppc.flows.stream_files import Pieces, StreamFile
 Key = tuple[bytes, int, bytes, int, int, int, bytes]
 
 
+class Late(NamedTuple):
+    """Segments that came out of order, none over another but for such that came again as they were. Offsets are from
+    the one that came first."""
+
+    lowest: int  # where the first bytes are
+    end: int  # where the segment that came last ends
+    furthest: int  # the most bytes between the end of one that came and the begin of the next
+    out_of_order: int  # segments that began before the end of the one that came before
+    parts: list[tuple[int, Pieces]]  # (offset, bytes without a gap), in the order of their bytes
+
+
 class Run(NamedTuple):
     """Segments of one stream, each where the one before it ended: a single one, or many. `first` and `last` are the
     instants (ns) of the first and the last packet, `seq` is the first one's, `flags` all of theirs (SYN and ACK are the
@@ -32,6 +43,8 @@ class Run(NamedTuple):
     macs: bytes = b""
     # Each of its packets as a run, with its number in the capture, for the rare stream that may end between them.
     split: Callable[[], Iterable[tuple[int, Run]]] | None = None
+    # They are not one behind the other, but these; `data` is none.
+    late: Late | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -52,3 +65,9 @@ class Flow:
     asks: bool = True  # is it the side that began the connection, as far as was seen?
     partner: Flow | None = None  # the connection's other direction
     rival: Flow | None = None  # a stream of the same addresses and ports that was open when a SYN began this one
+
+    def count(self, run: Run) -> None:
+        self.last = run.last
+        self.packets += run.packets
+        self.sent += run.sent
+        self.captured += run.captured

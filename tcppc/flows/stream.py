@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tcppc.protocols.packet import FIN, RST, SYN
+
+if TYPE_CHECKING:
+    from tcppc.flows.flow import Late
 
 MOST_SEEK = 16 << 20  # -m: a segment further away than this begins a new stream
 MOST_GAPS = 1 << 16  # of one stream, that are remembered
@@ -65,7 +68,7 @@ class Stream:
         offset = self._offset(seq, flags)
         if offset == self._next and size and not flags & (SYN | FIN | RST) and not self.closed and self._fin < 0:
             self._next += size  # nearly all are so, hence the short way
-            return Verdict("write", offset, self._came(offset, self._next))
+            return Verdict("write", offset, self.came(offset, self._next))
         if self._is_another(flags, size, offset):
             return NEW
         verdict = self._place(size, offset) if size or self._is_late_syn(flags, offset) else IGNORE
@@ -90,6 +93,25 @@ class Stream:
         if self._base is None:
             return True
         return not self.closed and self._fin < 0 and not flags & SYN and self._offset(seq, flags) >= 0
+
+    def takes_late(self, seq: int, late: Late) -> bool:
+        """Can segments that came out of order, of which the first has that number, be taken at once?"""
+        if late.furthest > self.most_seek:
+            return False
+        if self._base is None:
+            return late.lowest >= 0
+        begin = self._offset(seq, 0)
+        open_still = not self.closed and self._fin < 0 and len(self._have) + len(late.parts) < MOST_GAPS
+        return open_still and begin + late.lowest >= 0 and abs(begin - self._next) <= self.most_seek
+
+    def offer_late(self, seq: int, late: Late) -> int:
+        """They came; returns the offset of the first. `came` is to be told of their bytes."""
+        if self._base is None:
+            self._base = seq
+        begin = self._offset(seq, 0)
+        self.out_of_order += late.out_of_order + (begin < self._next and self.seen > 0)
+        self._next = begin + late.end
+        return begin
 
     def _offset(self, seq: int, flags: int) -> int:
         """Where a segment's bytes are in the stream; a SYN takes a number of its own, and numbers wrap at 32 bits."""
@@ -132,13 +154,13 @@ class Stream:
             self._have = [(low - offset, high - offset) for low, high in self._have]
             self._next -= offset
             self._fin = self._fin - offset if self._fin >= 0 else -1
-            return Verdict("shift", -offset, self._came(0, size))
+            return Verdict("shift", -offset, self.came(0, size))
         self._next = offset + size
         if 0 <= self._fin < self._next:
             self._fin = -1  # it was none: here are bytes behind it
-        return Verdict("write", offset, self._came(offset, self._next))
+        return Verdict("write", offset, self.came(offset, self._next))
 
-    def _came(self, low: int, high: int) -> tuple[Range, ...]:
+    def came(self, low: int, high: int) -> tuple[Range, ...]:
         """These bytes did: returns the parts of them that did before."""
         have, over = self._have, []
         self.seen += high - low
@@ -167,7 +189,7 @@ class Stream:
         at = self._next
         self._next += size
         if size:
-            self._came(at, self._next)
+            self.came(at, self._next)
         return at
 
     def _end(self, flags: int, size: int, offset: int) -> None:

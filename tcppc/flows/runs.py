@@ -1,0 +1,99 @@
+"""The plain packets of a window, as runs: segments of one stream, each of which begins where the one before ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from tcppc.flows import late
+from tcppc.flows.columns import Columns, Numbers
+from tcppc.flows.flow import Key, Run
+from tcppc.flows.stream_files import Pieces
+from tcppc.flows.windows import RECORD, Window
+from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
+
+Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
+Hosts = set[tuple[bytes, bytes]]  # source and destination
+
+
+def runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iterator[Numbered]:
+    """(number of its first packet, key, run), by that number. Packets between those hosts each are a run."""
+    it = plain.only(np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst)))
+    first = _first(it)
+    barred = _between(it, hosts) if hosts else None
+    order = late.put_in_order(view, it, first, _begins(it, first, barred), barred)
+    starts = np.flatnonzero(order.begins)
+    after = np.append(starts[1:], len(it))
+    instants, captured, size = (column[it.index] for column in (window.instants, window.captured, window.size))
+    frames = window.at[it.index] + RECORD
+    flags = np.bitwise_or.reduceat(it.flags, starts) & ~ACK | it.flags[starts] & ACK
+    sums = [np.add.reduceat(column, starts) for column in (it.size, it.held, size, captured)]
+    pieces = np.concatenate(([0], np.cumsum(order.full)))  # before each packet
+    macs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(view, np.uint8), 12)[frames[starts]].view("V12")
+    rows = (
+        it.index[starts], _packed(it.src[starts]), it.sport[starts], _packed(it.dst[starts]), it.dport[starts], starts,
+        after, instants[starts], instants[after - 1], it.seq[starts], flags, *sums, pieces[starts], pieces[after],
+        macs[:, 0],
+    )  # fmt: skip
+
+    def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
+        for place in range(low, high):
+            begin, held, instant = int(it.at[place]), int(it.held[place]), int(instants[place])
+            frame = int(frames[place])
+            yield int(it.index[place]), Run(
+                1, instant, instant, int(it.seq[place]), int(it.flags[place]), int(it.size[place]),
+                Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held),
+                int(size[place]), int(captured[place]), bytes(view[frame : frame + 12]),
+            )  # fmt: skip
+
+    turn = np.argsort(it.index[starts])
+    table = zip(*(row[turn].tolist() for row in rows), strict=True)
+    # A run's packets are `low` to `high`, its pieces `one` to `end`.
+    for no, src, sp, dst, dp, low, high, begun, last, seq, flag, sent, held, wire, kept, one, end, mac in table:
+        data = Pieces(view, order.low, order.high, one, end, held)
+        each = partial(split, low, high) if high - low > 1 else None
+        run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, order.late.get(low))
+        yield no, (src, sp, dst, dp, -1, TCP, b""), run
+
+
+def _packed(addresses: Numbers) -> Numbers:
+    """Each as four bytes."""
+    return addresses.astype(">u4").view("V4")
+
+
+def _between(it: Columns, hosts: Hosts) -> Numbers:
+    """Which of them are between two of those hosts."""
+    pairs = [int.from_bytes(one + other, "big") for one, other in hosts if len(one) == 4]
+    between: Numbers = np.isin(
+        it.src.astype(np.uint64) << np.uint64(32) | it.dst.astype(np.uint64), np.array(pairs, np.uint64)
+    )
+    return between
+
+
+def _first(it: Columns) -> Numbers:
+    """Which of them are the first of their stream."""
+    first = np.ones(len(it), bool)
+    first[1:] = (it.src[1:] != it.src[:-1]) | (it.dst[1:] != it.dst[:-1])
+    first[1:] |= (it.sport[1:] != it.sport[:-1]) | (it.dport[1:] != it.dport[:-1])
+    return first
+
+
+def _begins(it: Columns, first: Numbers, barred: Numbers | None) -> Numbers:
+    """With which of them runs begin: each stream's first, and segments that do not go on behind the one before."""
+    flags = it.flags & (SYN | FIN | RST)
+    # Bare ACKs go with the run before them: they are counted, and nothing else depends on them.
+    said = np.flatnonzero((it.size > 0) | (flags != 0))
+    seq, sent, flags, cut = it.seq[said], it.size[said], flags[said], (it.held < it.size)[said]
+    syn = flags & SYN != 0
+    group = np.cumsum(first)[said]
+    broken = np.ones(len(said), bool)
+    broken[1:] = (seq[:-1] + sent[:-1] + syn[:-1] - seq[1:]) & 0xFFFFFFFF != 0
+    broken[1:] |= (group[1:] != group[:-1]) | cut[:-1] | (flags[:-1] & (FIN | RST) != 0)
+    broken |= syn
+    # One byte may be a keep-alive, which is told only where it is alone.
+    broken[1:] |= broken[:-1] & (sent[:-1] == 1)
+    begins: Numbers = first.copy()
+    begins[said[broken]] = True
+    return begins if barred is None else begins | barred

@@ -1,0 +1,176 @@
+"""Streams whose segments came out of order, taken at once, are what they are packet by packet."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcppc.flows import engine, late, windows
+from tcppc.flows.engine import Apart, Engine
+from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tests.test_batches import DATA, FIN, RST, SERVER, both
+from tests.test_engine_of_flows import BEGIN
+
+CLIENT, OTHER = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 3])
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Also where it is not worth it; returns which of those streams were taken."""
+    taken: list[bool] = []
+    arrive = Engine.arrive
+
+    def watched(self: Engine, key: Any, run: Any) -> Any:
+        try:
+            found = arrive(self, key, run)
+        except Apart:
+            if run.late:
+                taken.append(False)
+            raise
+        if run.late:
+            taken.append(True)
+        return found
+
+    monkeypatch.setattr(engine.Engine, "arrive", watched)
+    monkeypatch.setattr(late, "WORTH_RUNS", 2)
+    return taken
+
+
+def capture(story: list[tuple[bytes, int, bytes, int]]) -> bytes:
+    """Segments of streams to one port: (from, number, bytes, flags)."""
+    return pcap(
+        [
+            (BEGIN + number * 1000, tcp_packet(src, 1000, SERVER, 80, seq & 0xFFFFFFFF, data, flags))
+            for number, (src, seq, data, flags) in enumerate(story)
+        ]
+    )
+
+
+def story(text: str, first: int = 101) -> list[tuple[bytes, int, bytes, int]]:
+    """Each letter is a segment of four bytes, a small one the same with other bytes; SYN, FIN, RST are +, - and !, a
+    bare ACK is a point."""
+    found = []
+    for letter in text:
+        if letter in "+-!.":
+            flags = {"+": SYN, "-": FIN | ACK, "!": RST, ".": ACK}[letter]
+            found.append((CLIENT, first - 1 if letter == "+" else first + 4 * len(text), b"", flags))
+        else:
+            found.append((CLIENT, first + 4 * (ord(letter.upper()) - 65), letter.encode() * 4, DATA))
+    return found
+
+
+TAKEN = {
+    "late": "ACDB", "twice": "ABBCDACDB", "a gap": "ACEDGHK", "bare": "..A.CDB..A.", "backwards at its end": "ADECB",
+    "a gap within": "ABHGD", "all in order behind a gap": "ABCHIJ",
+}  # fmt: skip
+APART = {
+    "before the first": "BCAD", "other bytes": "ACbBD", "begun late": "AC+BD", "ended": "ACD-B", "reset": "ADBC!B",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [101, (1 << 32) - 10])
+@pytest.mark.parametrize("text", TAKEN.values(), ids=TAKEN.keys())
+def test_what_is_taken_at_once(tmp_path: Path, text: str, first: int, at_once: list[bool]) -> None:
+    both(tmp_path, capture(story(text, first)))
+    assert at_once == [True]
+
+
+@pytest.mark.parametrize("text", APART.values(), ids=APART.keys())
+def test_what_is_not(tmp_path: Path, text: str, at_once: list[bool]) -> None:
+    both(tmp_path, capture(story(text)))
+    assert True not in at_once
+
+
+@pytest.mark.parametrize("window", [3, 4, 5, 7])
+@pytest.mark.parametrize("text", ["+" + text for text in TAKEN.values()] + ["+ABEDCGfEFH-", "+ACBDCEBHGIaA-DJ"])
+def test_from_window_to_window(tmp_path: Path, text: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", window)
+    both(tmp_path, capture(story(text)))
+
+
+def test_too_far_is_another_stream(tmp_path: Path, at_once: list[bool]) -> None:
+    made = story("ACB")
+    made[1] = (CLIENT, 101 + (16 << 20) + 5, b"far", DATA)
+    both(tmp_path, capture(made))
+    assert at_once == [False]
+
+
+@pytest.mark.parametrize("first", [[], [(CLIENT, 101, b"y", DATA)], [(CLIENT, 100, b"y", DATA)]])
+def test_a_keep_alive_is_none_of_its_bytes(tmp_path: Path, first: list[Any]) -> None:
+    both(tmp_path, capture([*first, *story("ACB"), (CLIENT, 101 + 7, b"x", DATA), *story("ED")]))
+
+
+def test_large_streams_of_a_bad_network(tmp_path: Path, at_once: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", 512)
+    lot = random.Random(3)
+    made: list[tuple[float, tuple[bytes, int, bytes, int]]] = []
+    for number, src in enumerate((CLIENT, OTHER, bytes([10, 0, 0, 4]))):
+        at = (1 << 32) - 20_000 * number
+        for place in range(1500):
+            data = lot.randbytes(lot.randrange(1, 60))
+            segment = (src, at, data, DATA)
+            at += len(data)
+            made.append((place + (lot.random() < 0.05) * 40, segment))
+            if lot.random() < 0.02:
+                made.append((place + lot.randrange(200), segment))
+            if lot.random() < 0.001:
+                made.append((place + 60, (src, at - 9, b"something else", DATA)))
+    made.sort(key=lambda each: each[0])
+    both(tmp_path, capture([segment for _, segment in made]))
+    assert at_once.count(True) > 10
+
+
+segment = st.tuples(
+    st.sampled_from([CLIENT, OTHER]),
+    st.integers(0, 12),
+    st.integers(1, 4),
+    st.sampled_from([DATA] * 12 + [ACK, SYN, FIN | ACK, RST, PSH]),
+    st.sampled_from([b"abcdefghijklmnopq"] * 8 + [b"ABCDEFGHIJKLMNOPQ"]),
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(segment, min_size=4, max_size=30), st.integers(4, 40), st.sampled_from([101, (1 << 32) - 5]))
+def test_any_order(tmp_path_factory: pytest.TempPathFactory, made: list[Any], window: int, first: int) -> None:
+    folder = tmp_path_factory.mktemp("late")
+    before = windows.WINDOW_PACKETS
+    windows.WINDOW_PACKETS = window
+    try:
+        both(
+            folder,
+            capture([(src, first + at, text[at : at + size], flags) for src, at, size, flags, text in made]),
+        )
+    finally:
+        windows.WINDOW_PACKETS = before
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.integers(1, 6), min_size=4, max_size=30).flatmap(
+        lambda sizes: st.tuples(st.just(sizes), st.permutations(range(len(sizes))), st.lists(st.integers(0, 60)))
+    ),
+    st.integers(4, 40),
+    st.booleans(),
+)
+def test_pieces_of_one_text_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, made: Any, window: int, lowest_first: bool
+) -> None:
+    sizes, order, again = made
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    text = bytes(range(200))
+    segments_ = [(CLIENT, 900 + ends[at] - sizes[at], text[ends[at] - sizes[at] : ends[at]], DATA) for at in order]
+    for at in again:
+        segments_.insert(at % len(segments_), segments_[at // 2 % len(segments_)])
+    if lowest_first:
+        segments_.insert(0, (CLIENT, 890, b"the lowest", DATA))
+    before = windows.WINDOW_PACKETS
+    windows.WINDOW_PACKETS = window
+    try:
+        both(tmp_path_factory.mktemp("late"), capture(segments_))
+    finally:
+        windows.WINDOW_PACKETS = before
