@@ -12,8 +12,6 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from tcppc import clock
-
 Converter = Callable[[Any], Any]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -214,6 +212,8 @@ def moment(value: str, now: int) -> int:
     except ValueError:  # then it has to be a time stamp
         found = value
     try:
+        from tcppc import clock  # which takes long, and few values are instants
+
         return clock.parse(found)
     except ValueError:
         raise ValueError(f"a time such as 2026-04-18T09:51:34+09:00, or 90s, 10m, 2h, 1d ago, not {value!r}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -29,6 +28,8 @@ def command(name: str, words: str) -> Told:
         raise AlertError(f"-S {name}: {words!r}: {problem}") from None
     if not given or not shutil.which(given[0]):
         raise AlertError(f"-S {name}: {words!r}: expected a command that is there")
+
+    import subprocess  # takes longer than many a capture
 
     def run(path: str) -> None:
         try:

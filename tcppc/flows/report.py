@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import html
 import os
 import platform
@@ -152,6 +151,8 @@ class Report(Listener):
 
 def digests(parts: Iterable[bytes], names: Sequence[str]) -> list[str]:
     """An element a hash of what the parts are together."""
+    import hashlib  # takes longer than many a capture
+
     made = [hashlib.new(name, usedforsecurity=False) for name in names]
     for part in parts:
         for each in made:

@@ -53,8 +53,8 @@ def runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iter
     # A run's packets are `low` to `high`, its pieces `one` to `end`.
     for no, src, sp, dst, dp, low, high, begun, last, seq, flag, sent, held, wire, kept, one, end, mac in table:
         data = Pieces(view, order.low, order.high, one, end, held)
-        each = partial(split, low, high) if high - low > 1 else None
-        run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, order.late.get(low))
+        each, of_late = (partial(split, low, high), order.late.get(low)) if high - low > 1 else (None, None)
+        run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, of_late)
         yield no, (src, sp, dst, dp, -1, TCP, b""), run
 
 

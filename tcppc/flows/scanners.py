@@ -8,7 +8,6 @@ alone. What a plug-in raises is told in the report; it ends nothing.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +99,8 @@ class Scanners(Listener):
     def ended(self, flow: Flow) -> None:
         if not self._files.name(flow.file):
             return
+        import json
+
         named, path = flow.named, self._files.path(flow.file)
         scanned = Scanned(
             "udp" if named.protocol == UDP else "tcp", shown(named.src), named.sport, shown(named.dst), named.dport,
