@@ -8,13 +8,14 @@ import os
 import random
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcppc.flows import batches, capture_files, windows
+from tcppc.flows import batches, capture_files, stream_files, windows
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.engine import Engine
 from tcppc.flows.flow import Flow
@@ -213,7 +214,8 @@ def test_an_error_of_the_disk_is_that_error(tmp_path: Path, monkeypatch: pytest.
 
     (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"])))
     engine = Telling(tmp_path / "out")
-    monkeypatch.setattr(os, "pwritev", full)
+    failing = SimpleNamespace(**vars(os) | {"write": full, "writev": full, "pwritev": full})
+    monkeypatch.setattr(stream_files, "os", failing)
     with pytest.raises(OSError, match="No space left") as problem:
         read(tmp_path / "a.pcap", engine)
     assert str(problem.value.filename).startswith(str(tmp_path / "out"))

@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     program = (
         "import errno, os, sys\n"
         "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
-        "os.pwritev = full\n"
+        "os.pwritev = os.writev = os.write = full\n"
         "from tcppc.cli import main\n"
         "sys.exit(main())"
     )
@@ -314,8 +314,10 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.stderr == f"tcppc: {tmp_path}/out/{NAME}: No space left on device\n"
 
 
-def test_names_that_are_none_below_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"])))
+@pytest.mark.parametrize("count", [2, 4])
+def test_names_that_are_none_below_the_folder(tmp_path: Path, count: int) -> None:
+    """Also of streams that have ended, which are written another way."""
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"][:count])))
     for template in (".%V./%A", "%A/", "%V", "x" * 300):
         done = tcppc("flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "in" / "out"), "-T", template)
         assert done.returncode == 1

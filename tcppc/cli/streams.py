@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.opening import become, first_source, output, source, tell
@@ -88,9 +88,9 @@ class _Run:
         if wanted.user:
             become(wanted.user)
         self._failed: list[str] = []
-        self._outputs: list[IO[str]] = []
+        self._outputs: list[TextIO] = []
         self._told: Report | None = None
-        self._json: IO[str] | None = None
+        self._json: TextIO | None = None
         self._scanners: Scanners | None = None
         self._kept: Kept | None = None
         self._of_http: Bodies | None = None
@@ -222,7 +222,7 @@ class _Run:
         name = self._wanted.template.path(flow.named)
         return name if self._wanted.folder == "." else f"{self._wanted.folder}/{name}"
 
-    def _output(self, name: str, follow: bool = True) -> IO[str]:
+    def _output(self, name: str, follow: bool = True) -> TextIO:
         file = output(name, self._inputs, follow)
         self._outputs.append(file)
         return file
@@ -382,7 +382,7 @@ def _other() -> sharing.Other:
     return sharing.Other(turns.BYTES)
 
 
-def _fragment() -> IO[str]:
+def _fragment() -> TextIO:
     """What the other process writes of the report: both have it open."""
     return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")
 

@@ -134,7 +134,7 @@ def _window(view: memoryview, window: Window, engine: Engine) -> None:
         plain = plain.only(engine.share.mask(plain.src, plain.sport, plain.dst, plain.dport))
     hosts = {(key[0], key[2]) for _, key, _ in others}
     _in_turn(runs(view, window, plain, hosts) if len(plain) else iter(()), others, engine)
-    engine.settle()
+    engine.settle(later=True)
 
 
 def _in_turn(many: Iterator[Numbered], others: list[Numbered], engine: Engine) -> None:

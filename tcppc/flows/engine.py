@@ -263,10 +263,11 @@ class Engine:
         for flow in longest[: MOST_STREAMS // 8]:
             self._leave(flow)
 
-    def settle(self) -> None:
-        """Writes what waits, and ends streams that have left."""
+    def settle(self, later: bool = False) -> None:
+        """Writes what waits, and ends streams that have left. With `later`, small streams that go on may wait once
+        more."""
         self._waiting_bytes = 0
-        self._files.flush()
+        self._files.flush(later)
         leaving, self._leaving = self._leaving, []
         for flow in leaving:
             self._retire(flow)
@@ -298,9 +299,12 @@ class Engine:
         if flow.rival:
             rival, flow.rival = flow.rival, None
             self._retire(rival)
-        self._files.close(flow.file)
-        self._files.flush_one(flow.file)
-        self.totals.bytes += flow.file.size
+        file = flow.file
+        if not file.over:
+            self._files.close(file)
+        if file.pending:
+            self._files.flush_one(file)
+        self.totals.bytes += file.size
         for each in self._listeners:
             each.ended(flow)
         other = flow.partner

@@ -103,7 +103,7 @@ class Template:
         self.no_files = "X" in letters
         self._suffix = ""
         self._always = "c" in letters
-        self._is_default = template == DEFAULT and not set(letters) & set(LETTERS)
+        self.is_default = template == DEFAULT and not set(letters) & set(LETTERS)
         codes = set(re.findall("%(.)", template))
         self.tells_streams_apart = codes >= {"A", "a", "B", "b", "v"}
         # Names without the numbers of streams, which depend on those of all connections.
@@ -128,7 +128,7 @@ class Template:
         """Relative to the output folder. `count` is how many streams had this name before."""
         shown = count + 1 if self._always else count
         suffix = self._suffix if named.protocol == TCP else f".udp{self._suffix}"
-        if self._is_default:  # three times as fast as what follows
+        if self.is_default:  # three times as fast as what follows
             vlan, counted = f"--{named.vlan}" if named.vlan >= 0 else "", f"c{shown}" if shown else ""
             return (
                 f"{address(named.src)}.{named.sport:05d}-{address(named.dst)}.{named.dport:05d}{vlan}{counted}{suffix}"

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import IO
+from typing import TextIO
 
 from tcppc import __version__
 from tcppc.flows.flow import Flow
@@ -78,7 +78,7 @@ class Report(Listener):
 
     def __init__(
         self,
-        file: IO[str],
+        file: TextIO,
         files: StreamFiles,
         totals: Totals,
         captures: Sequence[str],
@@ -120,9 +120,10 @@ class Report(Listener):
             f" tcpflow:of={attribute(self._files.shown(stream))}/></byte_runs>\n{hashes}  </fileobject>\n"
         )
 
-    def add(self, fragment: IO[str]) -> None:
+    def add(self, fragment: TextIO) -> None:
         """What another one has written, before `finish`."""
-        shutil.copyfileobj(fragment, self._file, 1 << 20)
+        self._file.flush()
+        shutil.copyfileobj(fragment.buffer, self._file.buffer, 1 << 20)  # without reading it as text
 
     def finish(self) -> None:
         if not self._whole:

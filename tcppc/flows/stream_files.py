@@ -23,6 +23,7 @@ _OF_ONE_FILE = {errno.EFBIG, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, err
 _OTHER_DESCRIPTORS = 32
 _NO_NAMES = {"", ".", ".."}
 _COPY_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 16  # that may wait, of a stream
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -84,7 +85,7 @@ def _offset(pending: tuple[int, Pieces]) -> int:
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
-    __slots__ = ("count", "fd", "limit", "name", "named", "over", "pending", "size", "timed")
+    __slots__ = ("count", "fd", "limit", "name", "named", "over", "pending", "size", "timed", "waited")
 
     def __init__(self, named: Named, limit: int = -1) -> None:
         self.named = named
@@ -96,6 +97,7 @@ class StreamFile:
         self.pending: list[tuple[int, Pieces]] = []  # (offset, what stands there)
         self.over = False
         self.timed = False  # has it its packets' time?
+        self.waited = False  # one flush, before it was made
 
 
 class StreamFiles:
@@ -125,34 +127,44 @@ class StreamFiles:
         if offset + size > file.size:
             file.size = offset + size
 
-    def flush(self) -> None:
-        """All that waits."""
+    def flush(self, later: bool = False) -> None:
+        """All that waits; but `later`, the next time, what is small and goes on: it may be whole then."""
         waiting, self.waiting = [file for file in self.waiting if file.pending], []
         # More than can stay open: each is opened, written and closed at once.
         at_once = len(waiting) > self._most_open
         for file in waiting:
-            if not at_once or file.count >= 0 or len(file.pending) != 1 or not self._write_new(file):
+            if later and not file.over and file.count < 0 and not file.waited and file.size <= _SMALL_BYTES:
+                file.waited = True
+                self.waiting.append(file)
+            elif file.count >= 0 or not (at_once or file.over) or not self._write_new(file):
                 self.flush_one(file)
 
     def _write_new(self, file: StreamFile) -> bool:
-        """What nearly all small streams are: one piece, and that is the file. False: it is not done so, or not yet."""
-        (offset, pieces) = file.pending[0]
-        name = self._template.path(file.named)
-        if offset or pieces.high - pieces.low > _MOST_PIECES or name in self._counts:
+        """What nearly all small streams are: in order, and that is the file. False: it is not done so, or not yet."""
+        parts: list[memoryview] = []
+        size = 0
+        for offset, pieces in file.pending:
+            if offset != size:
+                return False
+            parts += pieces.parts()
+            size += pieces.size
+        if not parts or len(parts) > _MOST_PIECES:
             return False
         try:
+            name = self._name(file)
+            if name in self._counts:
+                return False
             fd = os.open(f"{self.folder}/{name}", _CREATE, 0o644)
         except OSError:  # told where it is tried again
             return False
         file.count, file.name = 0, name
         try:
-            parts = pieces.parts()
             done = os.write(fd, parts[0]) if len(parts) == 1 else os.writev(fd, parts)
             os.utime(fd, ns=(file.named.start, file.named.start))
         except OSError:
             done = -1
         os.close(fd)
-        if done != pieces.size:
+        if done != size:
             return False
         file.pending, file.timed = [], True
         return True
@@ -284,12 +296,10 @@ class StreamFiles:
 
     def _create(self, file: StreamFile) -> int:
         """By the first name of its kind that is free, also in a folder where an earlier run made some."""
-        first = self._template.path(file.named)
+        first = self._name(file)
         count = self._counts.get(first, 0)
         while True:
-            name = self._template.path(file.named, count) if count else first
-            if not set(name.split("/")).isdisjoint(_NO_NAMES):
-                raise OSError(errno.EINVAL, "is no name of a file below the folder", name)
+            name = self._name(file, count) if count else first
             full = f"{self.folder}/{name}"
             try:
                 fd = os.open(full, _CREATE, 0o644)
@@ -304,6 +314,12 @@ class StreamFiles:
             else:
                 self.took(file, count)
                 return fd
+
+    def _name(self, file: StreamFile, count: int = 0) -> str:
+        name = self._template.path(file.named, count)
+        if not self._template.is_default and not set(name.split("/")).isdisjoint(_NO_NAMES):
+            raise OSError(errno.EINVAL, "is no name of a file below the folder", name)
+        return name
 
     def took(self, file: StreamFile, count: int) -> None:
         """It has that name."""
