@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # they need h11 and numpy
 MOST_TOLD = 20  # problems of single files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # which are not asked for, and take time to make
 class Wanted:
     """What the flags say, checked. `report` is None for report.xml in the folder, empty for none."""
 
@@ -68,7 +68,7 @@ class Wanted:
     inflate: bool = True
     console: Form | None = None
     in_order: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
     verbose: bool = False
 

@@ -49,6 +49,7 @@ def read(
         _read(memory, name, of_file, each, engine, progress)
     finally:
         if collecting:
+            gc.freeze()  # nor need it be looked through now
             gc.enable()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NamedTuple
 
 from tcppc.flows.flow import Flow, Run
 from tcppc.flows.listener import Listener
@@ -20,8 +20,7 @@ _PRINTED = bytes(code if 32 <= code < 127 or code in b"\r\n" else 46 for code in
 _IN_HEX = bytes(code if 32 <= code < 127 else 46 for code in range(256))
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """-C without names, -D in hex, -B raw, -0 without line feeds, -g in colour, -J as JSON."""
 
     names: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcppc.flows.capture_files import Packet
 from tcppc.flows.flow import Flow, Key, Late, Run
@@ -23,8 +23,7 @@ UDP_IDLE_NS = 60 * 10**9  # a conversation of datagrams is over after that long 
 SWEEP_NS = 10**9
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """What the operator wants of streams."""
 
     most_seek: int = MOST_SEEK  # -m, bytes
@@ -203,9 +202,11 @@ class Engine:
         if other and not other.partner:
             made.partner, other.partner = other, made
         self._flows[key] = made
-        if len(self._flows) > MOST_STREAMS:
+        count = len(self._flows)
+        if count > self.totals.most_open:
+            self.totals.most_open = min(count, MOST_STREAMS)
+        if count > MOST_STREAMS:
             self._crowded()
-        self.totals.most_open = max(self.totals.most_open, len(self._flows))
         return made
 
     def _put_late(self, flow: Flow, run: Run, late: Late) -> Flow:
@@ -253,9 +254,13 @@ class Engine:
 
     def _leave(self, flow: Flow) -> None:
         """It is remembered no longer; what it has is written first, with the others."""
-        if self._flows.get(flow.key) is flow:
-            del self._flows[flow.key]
+        self._forget(flow)
         self._leaving.append(flow)
+
+    def _forget(self, flow: Flow) -> None:
+        found = self._flows.pop(flow.key, None)
+        if found is not None and found is not flow:  # one that came behind it
+            self._flows[flow.key] = found
 
     def _crowded(self) -> None:
         """The longest still leave, those without a byte first: a flood of SYNs costs nobody else's stream."""
@@ -270,7 +275,7 @@ class Engine:
         self._files.flush(later)
         leaving, self._leaving = self._leaving, []
         for flow in leaving:
-            self._retire(flow)
+            self._end(flow)
         for each in self._listeners:
             each.settle()
 
@@ -291,11 +296,14 @@ class Engine:
 
     def _retire(self, flow: Flow) -> None:
         """It is told, and nothing more is of it."""
+        if not flow.retired:
+            self._forget(flow)
+            self._end(flow)
+
+    def _end(self, flow: Flow) -> None:
         if flow.retired:
             return
         flow.retired = True
-        if self._flows.get(flow.key) is flow:
-            del self._flows[flow.key]
         if flow.rival:
             rival, flow.rival = flow.rival, None
             self._retire(rival)

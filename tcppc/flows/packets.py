@@ -7,7 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import NamedTuple
 
 from tcppc.flows import links, network, tunnels
 from tcppc.flows.capture_files import Packet
@@ -21,8 +21,7 @@ _TCP_HEADER = struct.Struct("!HHIIBBH").unpack_from
 _UDP_HEADER = struct.Struct("!HHH").unpack_from
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """Which packets are read, and how. `unhandled` is given IP packets that are of no conversation."""
 
     udp: bool = False
@@ -137,7 +136,6 @@ class Parser:
             self._totals.wrong_checksums += 1
 
 
-@lru_cache(maxsize=1 << 12)
 def shown(packed: bytes) -> str:
     """An address as people write it."""
     if len(packed) == 4:

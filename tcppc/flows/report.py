@@ -167,11 +167,10 @@ def digests(parts: Iterable[bytes], names: Sequence[str]) -> list[str]:
 def _told(flow: Flow) -> str:
     """What there is to say of it beside its bytes."""
     named, stream = flow.named, flow.stream
-    family = 2 if len(named.src) == 4 else 10
     said = (
         f"    <tcpflow:tcpflow startime='{stamp(flow.first)}' endtime='{stamp(flow.last)}'"
-        f"{_macs(named.dst_mac, named.src_mac)} family='{family}' src_ipn='{shown(named.src)}'"
-        f" dst_ipn='{shown(named.dst)}' srcport='{named.sport}' dstport='{named.dport}' packets='{flow.packets}'"
+        f"{_ends(named.dst_mac, named.src_mac, named.src, named.dst)} srcport='{named.sport}' dstport='{named.dport}'"
+        f" packets='{flow.packets}'"
     )
     gaps = stream.gaps if stream.seen != stream.size else []
     odd = stream.out_of_order or stream.violations or flow.conflicts or gaps or stream.gaps_forgotten
@@ -200,9 +199,10 @@ def _counts(flow: Flow, gaps: Sequence[tuple[int, int]]) -> str:
 
 
 @lru_cache(maxsize=1 << 12)
-def _macs(dst: bytes, src: bytes) -> str:
-    there = f" mac_daddr='{dst.hex(':')}'" if dst else ""
-    return f"{there} mac_saddr='{src.hex(':')}'" if src else there
+def _ends(dst_mac: bytes, src_mac: bytes, src: bytes, dst: bytes) -> str:
+    macs = f" mac_daddr='{dst_mac.hex(':')}'" if dst_mac else ""
+    macs += f" mac_saddr='{src_mac.hex(':')}'" if src_mac else ""
+    return f"{macs} family='{2 if len(src) == 4 else 10}' src_ipn='{shown(src)}' dst_ipn='{shown(dst)}'"
 
 
 @lru_cache(maxsize=1)

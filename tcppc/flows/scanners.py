@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -66,7 +66,7 @@ def plug_in(name: str) -> Scan:
     )
 
 
-def python(settings: dict[str, str]) -> Scan:
+def python(settings: Mapping[str, str]) -> Scan:
     """The function that -S py_path, py_module and py_function name."""
     missing = [name for name in ("py_module", "py_function") if not settings.get(name)]
     if missing:

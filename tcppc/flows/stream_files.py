@@ -132,15 +132,20 @@ class StreamFiles:
         waiting, self.waiting = [file for file in self.waiting if file.pending], []
         # More than can stay open: each is opened, written and closed at once.
         at_once = len(waiting) > self._most_open
-        for file in waiting:
-            if later and not file.over and file.count < 0 and not file.waited and file.size <= _SMALL_BYTES:
-                file.waited = True
-                self.waiting.append(file)
-            elif file.count >= 0 or not (at_once or file.over) or not self._write_new(file):
-                self.flush_one(file)
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for file in waiting:
+                if later and not file.over and file.count < 0 and not file.waited and file.size <= _SMALL_BYTES:
+                    file.waited = True
+                    self.waiting.append(file)
+                elif file.count >= 0 or not (at_once or file.over) or not self._write_new(file, folder):
+                    self.flush_one(file)
+        finally:
+            os.close(folder)
 
-    def _write_new(self, file: StreamFile) -> bool:
-        """What nearly all small streams are: in order, and that is the file. False: it is not done so, or not yet."""
+    def _write_new(self, file: StreamFile, folder: int) -> bool:
+        """What nearly all small streams are: in order, and that is the file. False: it is not done so, or not yet.
+        `folder` is ours, open: the way to it is not gone for each file."""
         parts: list[memoryview] = []
         size = 0
         for offset, pieces in file.pending:
@@ -154,7 +159,7 @@ class StreamFiles:
             name = self._name(file)
             if name in self._counts:
                 return False
-            fd = os.open(f"{self.folder}/{name}", _CREATE, 0o644)
+            fd = os.open(name, _CREATE, 0o644, dir_fd=folder)
         except OSError:  # told where it is tried again
             return False
         file.count, file.name = 0, name
