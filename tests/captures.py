@@ -12,8 +12,10 @@ ACK, PSH, SYN = 0x10, 0x08, 0x02
 def tcp_packet(
     src: bytes, sport: int, dst: bytes, dport: int, seq: int, data: bytes = b"", flags: int = ACK | PSH
 ) -> bytes:
-    """An Ethernet frame; checksums are left out."""
+    """An Ethernet frame, of IPv6 where the addresses are; checksums are left out."""
     inner = struct.pack("!HHIIBBHHH", sport, dport, seq, 1, 5 << 4, flags, 65535, 0, 0) + data
+    if len(src) == 16:
+        return ETHERNET + b"\x86\xdd" + struct.pack("!IHBB16s16s", 6 << 28, len(inner), 6, 64, src, dst) + inner
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(inner), 1, 0, 64, 6, 0, src, dst)
     return ETHERNET + b"\x08\0" + head + inner
 

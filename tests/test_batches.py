@@ -26,6 +26,8 @@ from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
 from tests.test_engine_of_flows import BEGIN, STORIES, contents, frames
 
 SERVER = socket.inet_aton("10.0.0.2")
+SERVER_6 = bytes([0x20, 1, 0x0D, 0xB8, *bytes(10), 0, 2])
+NAME = "010.000.000.001.01000-010.000.000.002.00080"
 FIN, RST, DATA = 1, 4, ACK | PSH
 
 
@@ -89,7 +91,8 @@ def test_many_streams_with_all_that_may_happen(tmp_path: Path, monkeypatch: pyte
     packets: list[tuple[int, bytes]] = []
     streams = []
     for number in range(80):
-        client = socket.inet_aton(f"10.0.1.{number}")
+        server = SERVER if number % 3 else SERVER_6
+        client = bytes([*server[:-2], 1, number])
         at = lot.randrange(1 << 32)
         queue = [(at, b"", SYN)] if lot.random() < 0.8 else []
         at += 1
@@ -101,14 +104,16 @@ def test_many_streams_with_all_that_may_happen(tmp_path: Path, monkeypatch: pyte
             queue.append((at & 0xFFFFFFFF, b"", lot.choice([FIN, RST]) | ACK))
         if lot.random() < 0.3 and len(queue) > 2:
             lot.shuffle(queue)
-        way = (client, 2000 + number, SERVER, 80) if lot.random() < 0.7 else (SERVER, 80, client, 2000 + number)
+        way = (client, 2000 + number, server, 80) if lot.random() < 0.7 else (server, 80, client, 2000 + number)
         src, sport, dst, dport = way
         streams.append([tcp_packet(src, sport, dst, dport, seq, data, flags) for seq, data, flags in queue])
     while any(streams):
         queue_of = lot.choice([each for each in streams if each])
         frame = queue_of.pop(0)
         if lot.random() < 0.02:
-            frame = frame[:12] + b"\x81\0\0\5" + frame[12:]  # tagged: another stream, and not plain
+            frame = frame[:12] + b"\x81\0\0\5" + frame[12:]  # tagged: another stream
+        if lot.random() < 0.01:
+            frame = frame[:12] + b"\x88\xa8\0\7" + frame[12:]  # and not plain
         if lot.random() < 0.02:
             frame = frame[:-3]  # cut
         packets.append((BEGIN + len(packets) * 1000, frame))
@@ -134,6 +139,11 @@ def test_any_segments(tmp_path_factory: pytest.TempPathFactory, made: list[Any],
         (BEGIN + number * 1000, tcp_packet(*ways[way], seq, data, flags))
         for number, (way, seq, data, flags) in enumerate(made)
     ]
+    if len(made) % 2:
+        client_6 = SERVER_6[:-1] + b"\1"
+        ways_6 = ((client_6, 1000, SERVER_6, 80), (SERVER_6, 80, client_6, 1000))
+        others = [(BEGIN, tcp_packet(*ways_6[way], seq, data, flags)) for way, seq, data, flags in made]
+        packets = [each for both in zip(packets, others, strict=True) for each in both]
     before = windows.WINDOW_PACKETS
     windows.WINDOW_PACKETS = window
     try:
@@ -179,7 +189,8 @@ def test_a_damaged_file_gives_what_can_be_had(tmp_path: Path, cut: int, words: s
 def test_which_files_fit() -> None:
     assert batches.fits(pcap([]))
     assert batches.fits(pcap([], ">", nanoseconds=True))
-    assert not batches.fits(pcap([], link=113))
+    assert batches.fits(pcap([], link=113))
+    assert not batches.fits(pcap([], link=105))
     assert not batches.fits(pcap([])[:20])
     assert not batches.fits(b"\x1f\x8b" + bytes(40))
 
@@ -236,6 +247,20 @@ def test_a_run_that_is_split_comes_in_its_packets_turns(tmp_path: Path) -> None:
         for number, (src, *segment) in enumerate(story)
     ]
     both(tmp_path, pcap(packets))
+
+
+def test_names_are_given_in_the_order_of_the_streams_bytes(tmp_path: Path) -> None:
+    """Of two streams of the same ends the small one may wait, and the one that is far along is written now."""
+    client = socket.inet_aton("10.0.0.1")
+    story: list[Any] = [(28, b"", SYN), (4294965326, b"first", SYN), (16_773_322, b"far", DATA)]
+    packets = [(BEGIN + at, tcp_packet(client, 1000, SERVER, 80, *segment)) for at, segment in enumerate(story)]
+    (tmp_path / "a.pcap").write_bytes(pcap(packets))
+    template = Template()
+    engine = Engine(StreamFiles(str(tmp_path / "out"), template), template)
+    read(tmp_path / "a.pcap", engine)
+    engine.finish()
+    assert (tmp_path / "out" / NAME).read_bytes() == b"first"
+    assert (tmp_path / "out" / f"{NAME}c1").stat().st_size == 16_773_293 + 3
 
 
 @pytest.mark.parametrize("part", [1000, 5000, 1 << 24])

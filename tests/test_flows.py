@@ -299,7 +299,8 @@ def large_capture(path: Path, count: int = 16_000) -> None:
         port = 2000 + lot.randrange(300)
         seq = at.setdefault(port, 101)
         data = lot.randbytes(16) * (1_200_000 // count)
-        frame = tcp_packet(bytes([10, 1, 0, port % 7]), port, SERVER, 80, seq, data, DATA)
+        ends = (bytes([10, 1, 0, port % 7]), SERVER) if port % 5 else (bytes([0x20, *bytes(14), port % 7]), bytes(16))
+        frame = tcp_packet(ends[0], port, ends[1], 80, seq, data, DATA)
         if lot.random() < 0.02:
             frame = frame[:12] + b"\x81\0\0\5" + frame[12:]
         else:
@@ -348,6 +349,21 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, count: int) -> None:
         assert len(set(connections)) == len(connections)  # each of these has one direction
         ET.fromstring(text)
     assert reports[0] == reports[1]
+
+
+def test_a_small_capture_before_a_large_one_is_read_by_both_processes(tmp_path: Path) -> None:
+    large_capture(tmp_path / "a.pcap")
+    lot = random.Random(5)
+    small = [(BEGIN + at, tcp_packet(CLIENT, 9, SERVER, 80, 1 + 4 * at, lot.randbytes(4), DATA)) for at in range(9000)]
+    (tmp_path / "b.pcap").write_bytes(pcap(small))
+    (tmp_path / "c.pcap").write_bytes(pcap([]))
+    captures = [part for name in "cbca" for part in ("-r", str(tmp_path / f"{name}.pcap"))]
+    ours(*captures, "-o", tmp_path / "o")
+    ours("-r", tmp_path / "a.pcap", "-o", tmp_path / "p")
+    found = contents(tmp_path / "o")
+    name = next(name for name in found if ".00009-" in name)
+    assert found.pop(name) == b"".join(frame[54:] for _, frame in small)
+    assert found == contents(tmp_path / "p")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,23 @@ def test_one_that_is_gone_is_told(both: list[Turns], monkeypatch: pytest.MonkeyP
             later.result()
 
 
+def test_one_that_is_stopped_while_it_makes_a_window(both: list[Turns], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = capture(100)
+    made = [Windows(memoryview(data), data[:HEADER]) for _ in range(2)]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(both[0], "_give", interrupted)
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(seen, both[1].windows(made[1], never))
+        with pytest.raises(KeyboardInterrupt):
+            seen(both[0].windows(made[0], never))
+        both[0].leave()
+        assert later.result() == []
+    assert both[1].over
+
+
 def test_the_same_file_as_long_as_the_first_found_it(both: list[Turns], tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"1")

@@ -72,7 +72,7 @@ def read_stream(
             walk = part.walk(at)
             problem = walk.problem
             if len(walk.offsets):
-                _window(part.view, part.decode(walk.offsets), engine)
+                _window(part, part.decode(walk.offsets), engine)
             at = walk.whole if problem else walk.after
         progress()
         over = damage or len(fresh) < STREAM_BYTES
@@ -110,7 +110,7 @@ def _read(
     at = HEADER
     for walk, window in each:
         if window:
-            _window(of_file.view, window, engine)
+            _window(of_file, window, engine)
         if walk.problem:
             raise CaptureError(f"{name}: at byte {walk.after}: {walk.problem}")
         # What is done is given back: else the file's pages would all count as ours.
@@ -119,22 +119,22 @@ def _read(
         at = walk.after
 
 
-def _window(view: memoryview, window: Window, engine: Engine) -> None:
+def _window(of: Windows, window: Window, engine: Engine) -> None:
     plain = window.plain
     single = np.ones(len(window.at), bool)
     single[plain.index] = False
     others: list[Numbered] = []
     for number in np.flatnonzero(single).tolist():
         begin = int(window.at[number]) + RECORD
-        data = bytes(view[begin : begin + int(window.captured[number])])
-        found = engine.parse(Packet(int(window.instants[number]), 1, int(window.size[number]), data))
+        data = bytes(of.view[begin : begin + int(window.captured[number])])
+        found = engine.parse(Packet(int(window.instants[number]), of.link, int(window.size[number]), data))
         if found and (engine.share is None or engine.share.has(found[0])):
             others.append((number, *found))
     engine.totals.packets += len(plain)
     if engine.share:
         plain = plain.only(engine.share.mask(plain.src, plain.sport, plain.dst, plain.dport))
     hosts = {(key[0], key[2]) for _, key, _ in others}
-    _in_turn(runs(view, window, plain, hosts) if len(plain) else iter(()), others, engine)
+    _in_turn(runs(of, window, plain, hosts) if len(plain) else iter(()), others, engine)
     engine.settle(later=True)
 
 

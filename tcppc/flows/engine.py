@@ -192,7 +192,7 @@ class Engine:
             self._pairs += SHARES if self.share else 1
         macs = run.macs
         named = Named(
-            src, sport, dst, dport, run.first, vlan, self.totals.streams, pair, macs[6:12], macs[:6], protocol
+            src, sport, dst, dport, run.first, vlan, self.totals.streams, pair, macs[:6], macs[6:12], protocol
         )
         self.totals.streams += 1
         made = Flow(

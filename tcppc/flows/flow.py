@@ -29,7 +29,7 @@ class Run(NamedTuple):
     """Segments of one stream, each where the one before it ended: a single one, or many. `first` and `last` are the
     instants (ns) of the first and the last packet, `seq` is the first one's, `flags` all of theirs (SYN and ACK are the
     first one's, FIN and RST the last one's), `size` the payload as sent and `data` as captured; `sent` and `captured`
-    are bytes of whole frames. `macs` are the first packet's, destination and source, or empty."""
+    are bytes of whole frames. `macs` are the first packet's, source and destination, or empty."""
 
     packets: int
     first: int

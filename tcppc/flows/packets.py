@@ -116,7 +116,7 @@ class Parser:
     ) -> tuple[Key, Run]:  # fmt: skip
         run = Run(
             1, packet.instant, packet.instant, seq, flags, datagram.size - header, Pieces.of(datagram.data[header:]),
-            packet.size, len(packet.data), frame.dst_mac + frame.src_mac,
+            packet.size, len(packet.data), frame.src_mac + frame.dst_mac,
         )  # fmt: skip
         return (datagram.src, sport, datagram.dst, dport, frame.vlan, datagram.protocol, tunnel), run
 

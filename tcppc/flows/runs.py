@@ -8,19 +8,20 @@ from functools import partial
 import numpy as np
 
 from tcppc.flows import late
-from tcppc.flows.columns import Columns, Numbers
+from tcppc.flows.columns import Columns, Numbers, is_ipv4, macs, packed
 from tcppc.flows.flow import Key, Run
 from tcppc.flows.stream_files import Pieces
-from tcppc.flows.windows import RECORD, Window
+from tcppc.flows.windows import RECORD, Window, Windows
 from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
 Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
 Hosts = set[tuple[bytes, bytes]]  # source and destination
 
 
-def runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iterator[Numbered]:
+def runs(of: Windows, window: Window, plain: Columns, hosts: Hosts) -> Iterator[Numbered]:
     """(number of its first packet, key, run), by that number. Packets between those hosts each are a run."""
-    it = plain.only(np.lexsort((plain.sport << 16 | plain.dport, plain.src << 32 | plain.dst)))
+    view = of.view
+    it = plain.only(_by_stream(plain))
     first = _first(it)
     barred = _between(it, hosts) if hosts else None
     order = late.put_in_order(view, it, first, _begins(it, first, barred), barred)
@@ -31,44 +32,52 @@ def runs(view: memoryview, window: Window, plain: Columns, hosts: Hosts) -> Iter
     flags = np.bitwise_or.reduceat(it.flags, starts) & ~ACK | it.flags[starts] & ACK
     sums = [np.add.reduceat(column, starts) for column in (it.size, it.held, size, captured)]
     pieces = np.concatenate(([0], np.cumsum(order.full)))  # before each packet
-    macs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(view, np.uint8), 12)[frames[starts]].view("V12")
+    turn = np.argsort(it.index[starts])
+    begins = starts[turn]
     rows = (
-        it.index[starts], _packed(it.src[starts]), it.sport[starts], _packed(it.dst[starts]), it.dport[starts], starts,
-        after, instants[starts], instants[after - 1], it.seq[starts], flags, *sums, pieces[starts], pieces[after],
-        macs[:, 0],
+        it.index[begins], it.sport[begins], it.dport[begins], it.vlan[begins], begins, after[turn], instants[begins],
+        instants[after[turn] - 1], it.seq[begins], *(each[turn] for each in (flags, *sums)), pieces[begins],
+        pieces[after[turn]],
     )  # fmt: skip
+    ends = (packed(it.src[begins], it.src_high[begins]), packed(it.dst[begins], it.dst_high[begins]))
 
     def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
         for place in range(low, high):
             begin, held, instant = int(it.at[place]), int(it.held[place]), int(instants[place])
-            frame = int(frames[place])
             yield int(it.index[place]), Run(
                 1, instant, instant, int(it.seq[place]), int(it.flags[place]), int(it.size[place]),
                 Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held),
-                int(size[place]), int(captured[place]), bytes(view[frame : frame + 12]),
+                int(size[place]), int(captured[place]), macs(view, frames[place : place + 1], of.link)[0],
             )  # fmt: skip
 
-    turn = np.argsort(it.index[starts])
-    table = zip(*(row[turn].tolist() for row in rows), strict=True)
+    table = zip(*ends, macs(view, frames[begins], of.link), *(row.tolist() for row in rows), strict=True)
     # A run's packets are `low` to `high`, its pieces `one` to `end`.
-    for no, src, sp, dst, dp, low, high, begun, last, seq, flag, sent, held, wire, kept, one, end, mac in table:
+    for src, dst, mac, no, sp, dp, vlan, low, high, begun, last, seq, flag, sent, held, wire, kept, one, end in table:
         data = Pieces(view, order.low, order.high, one, end, held)
         each, of_late = (partial(split, low, high), order.late.get(low)) if high - low > 1 else (None, None)
         run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, of_late)
-        yield no, (src, sp, dst, dp, -1, TCP, b""), run
+        yield no, (src, sp, dst, dp, vlan, TCP, b""), run
 
 
-def _packed(addresses: Numbers) -> Numbers:
-    """Each as four bytes."""
-    return addresses.astype(">u4").view("V4")
+def _by_stream(plain: Columns) -> Numbers:
+    """Their order by stream, and in each as they came."""
+    ports = (plain.vlan + 1) << 32 | plain.sport << 16 | plain.dport
+    if is_ipv4(plain).all():
+        return np.lexsort((ports, plain.src << 32 | plain.dst))
+    return np.lexsort((ports, plain.dst, plain.src, plain.dst_high, plain.src_high))
 
 
 def _between(it: Columns, hosts: Hosts) -> Numbers:
     """Which of them are between two of those hosts."""
     pairs = [int.from_bytes(one + other, "big") for one, other in hosts if len(one) == 4]
-    between: Numbers = np.isin(
-        it.src.astype(np.uint64) << np.uint64(32) | it.dst.astype(np.uint64), np.array(pairs, np.uint64)
-    )
+    both = it.src.astype(np.uint64) << np.uint64(32) | it.dst.astype(np.uint64) & np.uint64(0xFFFFFFFF)
+    between: Numbers = np.isin(both, np.array(pairs, np.uint64)) & is_ipv4(it)
+    if len(pairs) < len(hosts):
+        six = np.flatnonzero(~is_ipv4(it))
+        ends = zip(
+            *(packed(low[six], high[six]) for low, high in ((it.src, it.src_high), (it.dst, it.dst_high))), strict=True
+        )
+        between[six] = [pair in hosts for pair in ends]
     return between
 
 
@@ -77,6 +86,8 @@ def _first(it: Columns) -> Numbers:
     first = np.ones(len(it), bool)
     first[1:] = (it.src[1:] != it.src[:-1]) | (it.dst[1:] != it.dst[:-1])
     first[1:] |= (it.sport[1:] != it.sport[:-1]) | (it.dport[1:] != it.dport[:-1])
+    first[1:] |= (it.src_high[1:] != it.src_high[:-1]) | (it.dst_high[1:] != it.dst_high[:-1])
+    first[1:] |= it.vlan[1:] != it.vlan[:-1]
     return first
 
 

@@ -50,7 +50,7 @@ class Share:
 
     def mask(self, src: Any, sport: Any, dst: Any, dport: Any) -> Any:
         """Of columns of int64: which of them are its own."""
-        mixed = (src ^ dst) + (sport ^ dport)
+        mixed = ((src ^ dst) & 0xFFFFFFFF) + (sport ^ dport)
         return (mixed * _FIBONACCI >> 15) % SHARES == self.number
 
 

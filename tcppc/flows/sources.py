@@ -93,7 +93,8 @@ class Source:
 
     def _at_once(self, engine: Engine) -> ModuleType | None:
         """Is it a plain file that is worth numpy's start, and where it is not begun?"""
-        if not engine.takes_runs or not self.is_file or self.size < WORTH_BYTES or self.file.tell():
+        worth = self.size >= WORTH_BYTES or engine.share  # whose other process may have the same file open
+        if not engine.takes_runs or not self.is_file or not worth or self.file.tell():
             return None
         many = _many()
         # Without moving the place in the file, which another process may share.

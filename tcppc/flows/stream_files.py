@@ -82,6 +82,12 @@ def _offset(pending: tuple[int, Pieces]) -> int:
     return pending[0]
 
 
+def _told(file: StreamFile) -> tuple[object, ...]:
+    """What the names of two streams can tell apart."""
+    named = file.named
+    return named.src, named.sport, named.dst, named.dport, named.vlan, named.protocol
+
+
 class StreamFile:
     """One of them; it is made with its first byte. `over`: nothing more will be written."""
 
@@ -111,6 +117,7 @@ class StreamFiles:
         self._made: set[str] = set()
         self._counts: dict[str, int] = {}  # names that are taken, and how often
         self.waiting: list[StreamFile] = []
+        self._later: dict[tuple[object, ...], StreamFile] = {}  # what waits for the next flush, by what names tell
         self.failed: dict[StreamFile, str] = {}  # files that lack something, and why
         os.makedirs(folder, exist_ok=True)
 
@@ -130,6 +137,7 @@ class StreamFiles:
     def flush(self, later: bool = False) -> None:
         """All that waits; but `later`, the next time, what is small and goes on: it may be whole then."""
         waiting, self.waiting = [file for file in self.waiting if file.pending], []
+        self._later = {}
         # More than can stay open: each is opened, written and closed at once.
         at_once = len(waiting) > self._most_open
         folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -138,6 +146,7 @@ class StreamFiles:
                 if later and not file.over and file.count < 0 and not file.waited and file.size <= _SMALL_BYTES:
                     file.waited = True
                     self.waiting.append(file)
+                    self._later[_told(file)] = file
                 elif file.count >= 0 or not (at_once or file.over) or not self._write_new(file, folder):
                     self.flush_one(file)
         finally:
@@ -155,6 +164,7 @@ class StreamFiles:
             size += pieces.size
         if not parts or len(parts) > _MOST_PIECES:
             return False
+        self._first_of(file)
         try:
             name = self._name(file)
             if name in self._counts:
@@ -301,6 +311,7 @@ class StreamFiles:
 
     def _create(self, file: StreamFile) -> int:
         """By the first name of its kind that is free, also in a folder where an earlier run made some."""
+        self._first_of(file)
         first = self._name(file)
         count = self._counts.get(first, 0)
         while True:
@@ -319,6 +330,11 @@ class StreamFiles:
             else:
                 self.took(file, count)
                 return fd
+
+    def _first_of(self, file: StreamFile) -> None:
+        """One of that name whose bytes came before and wait takes it first."""
+        if self._later and (before := self._later.pop(_told(file), file)) is not file:
+            self.flush_one(before)
 
     def _name(self, file: StreamFile, count: int = 0) -> str:
         name = self._template.path(file.named, count)

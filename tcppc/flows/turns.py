@@ -68,7 +68,10 @@ class Turns:
             own = self._walked(of, theirs, stopped)
             window = self._give(of, own) if own else None
             if theirs:
-                yield self._taken(theirs)
+                taken = self._taken(theirs)
+                if taken is None:
+                    return
+                yield taken
             if own is None:
                 return
             yield own, window
@@ -110,8 +113,13 @@ class Turns:
         self._line.say((packets, plain))
         return window
 
-    def _taken(self, walk: Walk) -> tuple[Walk, Window | None]:
-        packets, plain = self._line.hear()
+    def _taken(self, walk: Walk) -> tuple[Walk, Window | None] | None:
+        """None: the other one was stopped while it made that window."""
+        said = self._line.hear()
+        self.over = said is None
+        if self.over:
+            return None
+        packets, plain = said
         slot = self._next(1 - self._number)
         if not packets:
             return walk, None

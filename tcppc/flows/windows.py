@@ -17,7 +17,6 @@ from tcppc.flows.libpcap import Filter
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
 HEADER, RECORD = 24, 16
-ETHERNET = 1
 CUT = "ends within a packet"
 _LOOK_PACKETS = 512  # between two looks at how large the window is
 _ORDERS = {
@@ -27,11 +26,11 @@ _ORDERS = {
 
 
 def fits(head: bytes) -> bool:
-    """Is it a capture file that can be read so: pcap, not compressed, of Ethernet?"""
+    """Is it a capture file that can be read so: pcap, not compressed, of a link type that columns.py knows?"""
     if len(head) < HEADER or head[:4] not in _ORDERS:
         return False
     order, _ = _ORDERS[head[:4]]
-    return bool(struct.unpack_from(f"{order}I", head, 20)[0] & 0xFFFF == ETHERNET)
+    return struct.unpack_from(f"{order}I", head, 20)[0] & 0xFFFF in columns.LINKS
 
 
 class Walk(NamedTuple):
@@ -62,6 +61,7 @@ class Windows:
         self.view = view
         self.end = len(view)
         self._order, self._nanoseconds = _ORDERS[head[:4]]
+        self.link = struct.unpack_from(f"{self._order}I", head, 20)[0] & 0xFFFF
         self._wanted = wanted
 
     def walk(self, at: int) -> Walk:
@@ -75,7 +75,7 @@ class Windows:
         head = rows.view(np.dtype(f"{self._order}u4")).astype(np.int64)
         instants = head[:, 0] * 1_000_000_000 + head[:, 1] * self._nanoseconds
         captured, size = head[:, 2], np.maximum(head[:, 3], head[:, 2])
-        return Window(at, instants, captured, size, columns.decode(self.view, at + RECORD, captured, ETHERNET))
+        return Window(at, instants, captured, size, columns.decode(self.view, at + RECORD, captured, self.link))
 
     def each(self, at: int, stopped: Callable[[], bool]) -> Iterator[tuple[Walk, Window | None]]:
         """All of them from there on, until it is `stopped`; None: without a packet that is wanted."""
@@ -93,7 +93,7 @@ class Windows:
         wants, found = self._wanted.at, []
         for at in offsets.tolist():
             captured, size = sizes(self.view, at + 8)
-            if wants(ETHERNET, ctypes.c_void_p(base + at), captured, max(size, captured)):
+            if wants(self.link, ctypes.c_void_p(base + at), captured, max(size, captured)):
                 found.append(at)
         return np.array(found, np.int64)
 
