@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcppc import cli
-from tests.captures import ACK, ETHERNET, PSH, SYN, pcap, tcp_packet
+from tests.captures import ACK, ETHERNET, PSH, SYN, enhanced, interface, option, pcap, section, tcp_packet
 from tests.harness import payload, tcppc, wait_until
 from tests.netns import Net
 from tests.test_engine_of_flows import BEGIN, contents
@@ -306,14 +306,24 @@ def large_capture(path: Path, count: int = 16_000) -> None:
         else:
             at[port] = seq + len(data) if lot.random() < 0.95 else seq
         packets.append((BEGIN + number * 1000, frame))
-    path.write_bytes(pcap(packets))
+    if path.suffix == ".pcapng":
+        odd = section() + interface(options=option("<", 9, b"\x09"))  # from here on it is read packet by packet
+        blocks = [enhanced(frame, instant // 1000) for instant, frame in packets[:-9]]
+        blocks += [odd, *(enhanced(frame, instant) for instant, frame in packets[-9:])]
+        path.write_bytes(section() + interface() + b"".join(blocks))
+    else:
+        path.write_bytes(pcap(packets))
 
 
-@pytest.mark.parametrize("count", [16_000, 150_000])  # a single window, and three of them
-def test_two_processes_make_what_one_makes(tmp_path: Path, count: int) -> None:
-    large_capture(tmp_path / "a.pcap", count)
+# A single window, and three of them.
+@pytest.mark.parametrize(("count", "name"), [(16_000, "a.pcap"), (150_000, "a.pcap"), (150_000, "a.pcapng")])
+def test_two_processes_make_what_one_makes(tmp_path: Path, count: int, name: str) -> None:
+    large_capture(tmp_path / name, count)
+    if name == "a.pcapng":
+        large_capture(tmp_path / "a.pcap", count)
+        ours("-r", tmp_path / "a.pcap", "-o", tmp_path / "plain")
     told = {}
-    for name, prefix in (("two", "nice -n 0"), ("one", "taskset -c 0")):
+    for place, prefix in (("two", "nice -n 0"), ("one", "taskset -c 0")):
         words = [
             *prefix.split(),
             sys.executable,
@@ -322,27 +332,29 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, count: int) -> None:
             "flows",
             "-FM",
             "-r",
-            str(tmp_path / "a.pcap"),
-            "-o",
             str(tmp_path / name),
+            "-o",
+            str(tmp_path / place),
         ]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
-        told[name] = re.sub(r" in .*? s", "", done.stderr.splitlines()[-1])
+        told[place] = re.sub(r" in .*? s", "", done.stderr.splitlines()[-1])
     assert told["two"] == told["one"]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    times = [{path.name: path.stat().st_mtime_ns for path in (tmp_path / name).glob("0*")} for name in ("two", "one")]
+    times = [{path.name: path.stat().st_mtime_ns for path in (tmp_path / place).glob("0*")} for place in ("two", "one")]
     assert times[0] == times[1]
     for packed, pack in (
         ("a.gz", gzip.compress),
         ("a.xz", lambda data: lzma.compress(data, preset=0)),
         ("a.bz2", bz2.compress),
     ):
-        (tmp_path / packed).write_bytes(pack((tmp_path / "a.pcap").read_bytes()))
+        (tmp_path / packed).write_bytes(pack((tmp_path / name).read_bytes()))
         ours("-r", tmp_path / packed, "-o", tmp_path / f"of {packed}")
         assert contents(tmp_path / f"of {packed}") == contents(tmp_path / "one")
+        if name == "a.pcapng":
+            assert contents(tmp_path / f"of {packed}") == contents(tmp_path / "plain")
     reports = []
-    for name in ("two", "one"):
-        text = (tmp_path / name / "report.xml").read_text().replace(str(tmp_path / name), "")
+    for place in ("two", "one"):
+        text = (tmp_path / place / "report.xml").read_text().replace(str(tmp_path / place), "")
         objects = re.findall("<fileobject>.*?</fileobject>", text, re.DOTALL)
         reports.append(sorted(re.sub(" connection='[0-9]+'", "", each) for each in objects))
         connections = re.findall("connection='([0-9]+)'", text)

@@ -15,10 +15,11 @@ import pytest
 
 from tcppc.flows import sharing, turns, windows
 from tcppc.flows.capture_files import CaptureError
+from tcppc.flows.forms import windows_of
 from tcppc.flows.libpcap import Filter
 from tcppc.flows.sharing import Line
 from tcppc.flows.turns import Turns
-from tcppc.flows.windows import HEADER, Windows
+from tcppc.flows.windows import Windows
 from tests.captures import pcap, tcp_packet
 
 BEGIN = 1_700_000_000 * 10**9
@@ -47,6 +48,12 @@ def capture(count: int, seed: int = 1) -> bytes:
     return pcap(packets)
 
 
+def windows_(data: bytes, wanted: Filter | None = None) -> Windows:
+    found = windows_of(memoryview(data), data, wanted)
+    assert found
+    return found
+
+
 def never() -> bool:
     return False
 
@@ -69,7 +76,7 @@ def by_both(both: list[Turns], data: bytes, wanted: str = "", stops: Any = (neve
     """What each of them has of it."""
 
     def of(number: int) -> list[Any]:
-        made = Windows(memoryview(data), data[:HEADER], Filter(wanted) if wanted else None)
+        made = windows_(data, Filter(wanted) if wanted else None)
         return seen(both[number].windows(made, stops[number]))
 
     with ThreadPoolExecutor(2) as pool:
@@ -77,8 +84,8 @@ def by_both(both: list[Turns], data: bytes, wanted: str = "", stops: Any = (neve
 
 
 def by_one(data: bytes, wanted: str = "") -> list[Any]:
-    made = Windows(memoryview(data), data[:HEADER], Filter(wanted) if wanted else None)
-    return seen(made.each(HEADER, never))
+    made = windows_(data, Filter(wanted) if wanted else None)
+    return seen(made.each(made.begin, never))
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 20, 95, 100])
@@ -114,7 +121,7 @@ def test_where_one_stops_both_have_the_same(both: list[Turns], number: int, call
 
 def test_one_that_is_gone_is_told(both: list[Turns], monkeypatch: pytest.MonkeyPatch) -> None:
     data = capture(100)
-    made = [Windows(memoryview(data), data[:HEADER]) for _ in range(2)]
+    made = [windows_(data) for _ in range(2)]
     first = both[0].windows(made[0], never)
     monkeypatch.setattr(both[1], "_give", lambda *_: both[1]._line.hang_up())
     with ThreadPoolExecutor(1) as pool:
@@ -127,7 +134,7 @@ def test_one_that_is_gone_is_told(both: list[Turns], monkeypatch: pytest.MonkeyP
 
 def test_one_that_is_stopped_while_it_makes_a_window(both: list[Turns], monkeypatch: pytest.MonkeyPatch) -> None:
     data = capture(100)
-    made = [Windows(memoryview(data), data[:HEADER]) for _ in range(2)]
+    made = [windows_(data) for _ in range(2)]
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

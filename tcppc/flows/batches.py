@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import gc
 import heapq
+import io
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from tcppc.flows import windows
-from tcppc.flows.capture_files import CaptureError, Packet, Reader
+from tcppc.flows import capture_files, windows
+from tcppc.flows.capture_files import HEAD_BYTES, CaptureError, Headed, Packet, Reader
 from tcppc.flows.engine import Apart, Engine
+from tcppc.flows.forms import Pcapng, windows_of
 from tcppc.flows.libpcap import Filter
 from tcppc.flows.runs import Numbered, runs
-from tcppc.flows.windows import HEADER, RECORD, Walk, Window, Windows
+from tcppc.flows.windows import Walk, Window, Windows
 
 STREAM_BYTES = 16 << 20  # of what is being decompressed, at once
-fits = windows.fits
+
+
+def fits(head: bytes) -> bool:
+    """Is it of a capture that can be read so? HEAD_BYTES of it."""
+    return windows_of(memoryview(head), head) is not None
 
 
 def read(
@@ -41,16 +47,26 @@ def read(
     memory.madvise(mmap.MADV_SEQUENTIAL)
     turns = engine.share and engine.share.turns
     size = turns.agreed(name, os.fstat(file.fileno()), len(memory)) if turns else len(memory)
-    of_file = Windows(memoryview(memory)[:size], memory[:HEADER], wanted)
-    each = turns.windows(of_file, stopped) if turns else of_file.each(HEADER, stopped)
+    of_file = _windows(memoryview(memory)[:size], memory[:HEAD_BYTES], name, wanted)
+    each = turns.windows(of_file, stopped) if turns else of_file.each(of_file.begin, stopped)
     collecting = gc.isenabled()
     gc.disable()  # all that is made here goes by itself; looking for what does not took a fifth of the time
     try:
-        _read(memory, name, of_file, each, engine, progress)
+        odd = _read(memory, name, of_file, each, engine, progress)
     finally:
         if collecting:
             gc.freeze()  # nor need it be looked through now
             gc.enable()
+    if odd:
+        memory.seek(odd)
+        _one_by_one(of_file, memory, name, odd, engine, wanted, stopped)
+
+
+def _windows(view: memoryview, head: bytes, name: str, wanted: Filter | None) -> Windows:
+    found = windows_of(view, head, wanted)
+    if found is None:
+        raise CaptureError(f"{name}: was changed while it was read")
+    return found
 
 
 def read_stream(
@@ -63,12 +79,12 @@ def read_stream(
 ) -> None:
     """The same of a capture that is being decompressed, part by part."""
     reader = Reader(file, name)
-    head = reader.take(HEADER, "the file's header")
-    rest, place = b"", HEADER  # what is not whole yet, and where it begins
+    fresh, damage = _part(reader)
+    head, rest, place = fresh[:HEAD_BYTES], b"", 0  # what is not whole yet, and where it begins
+    at = _windows(memoryview(fresh), head, name, wanted).begin
     while not stopped():
-        fresh, damage = _part(reader)
-        part, at, problem = Windows(memoryview(rest + fresh), head, wanted), 0, ""
-        while at < part.end and not problem:
+        part, problem, walk = _windows(memoryview(rest + fresh), head, name, wanted), "", None
+        while at < part.end and not (walk and walk.last):
             walk = part.walk(at)
             problem = walk.problem
             if len(walk.offsets):
@@ -76,15 +92,34 @@ def read_stream(
             at = walk.whole if problem else walk.after
         progress()
         over = damage or len(fresh) < STREAM_BYTES
-        if damage and problem.startswith(windows.CUT):
+        if walk and walk.odd:
+            left = bytes(part.view[at:])
+            source = io.BytesIO(left) if over else io.BufferedReader(Headed(left, file))
+            try:
+                _one_by_one(part, source, name, place + at, engine, wanted, stopped)
+            except CaptureError as wrong:
+                raise damage or wrong from None
+            return
+        if damage and (not problem or problem.startswith(windows.CUT)):
             raise damage
-        if problem and (over or not problem.startswith(windows.CUT)):
+        if walk and problem and (over or not problem.startswith(windows.CUT)):
             raise CaptureError(f"{name}: at byte {place + walk.after}: {problem}")
-        if damage:
-            raise damage
         if over:
             return
-        rest, place = bytes(part.view[at:]), place + at
+        rest, place, at = bytes(part.view[at:]), place + at, 0
+        fresh, damage = _part(reader)
+
+
+def _one_by_one(
+    of: Windows, file: Any, name: str, at: int, engine: Engine, wanted: Filter | None, stopped: Callable[[], bool]
+) -> None:
+    """From there on."""
+    assert isinstance(of, Pcapng)
+    for number, packet in enumerate(capture_files.later_blocks(file, name, at, of.order, of.interfaces)):
+        if wanted is None or wanted(packet):
+            engine.packet(packet)
+        if number % windows.LOOK_PACKETS == 0 and stopped():
+            return
 
 
 def _part(reader: Reader) -> tuple[bytes, CaptureError | None]:
@@ -106,8 +141,9 @@ def _part(reader: Reader) -> tuple[bytes, CaptureError | None]:
 def _read(
     memory: mmap.mmap, name: str, of_file: Windows, each: Iterator[tuple[Walk, Window | None]], engine: Engine,
     progress: Callable[[int], None],
-) -> None:  # fmt: skip
-    at = HEADER
+) -> int:  # fmt: skip
+    """Returns where what is odd begins; 0: nothing is."""
+    at = of_file.begin
     for walk, window in each:
         if window:
             _window(of_file, window, engine)
@@ -117,6 +153,9 @@ def _read(
         memory.madvise(mmap.MADV_DONTNEED, 0, walk.after // mmap.PAGESIZE * mmap.PAGESIZE)
         progress(walk.after - at)
         at = walk.after
+        if walk.odd:
+            return at
+    return 0
 
 
 def _window(of: Windows, window: Window, engine: Engine) -> None:
@@ -125,7 +164,7 @@ def _window(of: Windows, window: Window, engine: Engine) -> None:
     single[plain.index] = False
     others: list[Numbered] = []
     for number in np.flatnonzero(single).tolist():
-        begin = int(window.at[number]) + RECORD
+        begin = int(window.at[number]) + of.record
         data = bytes(of.view[begin : begin + int(window.captured[number])])
         found = engine.parse(Packet(int(window.instants[number]), of.link, int(window.size[number]), data))
         if found and (engine.share is None or engine.share.has(found[0])):

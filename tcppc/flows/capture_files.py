@@ -12,23 +12,31 @@ import gzip
 import io
 import lzma
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+HEAD_BYTES = 1 << 16  # of a file, of which is told how it can be read
 MOST_PACKET = 1 << 20  # bytes of one packet, or of a block of pcapng
 MOST_INTERFACES = 1 << 16
 MOST_XZ_BYTES = 256 << 20  # of memory; xz -9 needs 65 MiB
 _READ_BYTES = 1 << 16
-LATEST = (
-    253_370_764_799 * 10**9
-)  # the end of year 9998: a later one cannot be written in every zone, nor given to a file
+LATEST = 9_223_372_036 * 10**9  # in the year 2262: what 64 bits of nanoseconds hold
 _PCAP = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
 }  # fmt: skip
-_SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
+MOST_BLOCK = MOST_PACKET + 4096
+
+
+class Blocks:
+    """Kinds of block of pcapng. Those that are CHANGING are no plain packets, or change how what follows is read."""
+
+    SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 0x0A0D0D0A, 1, 2, 3, 6
+    CHANGING = frozenset((SECTION, INTERFACE, OLD_PACKET, SIMPLE_PACKET))
+
+
 _IF_TSRESOL, _IF_TSOFFSET = 9, 14
 
 
@@ -46,7 +54,9 @@ class Packet(NamedTuple):
 
 
 @dataclass
-class _Interface:
+class Interface:
+    """Of pcapng: `offset` is in seconds."""
+
     link: int
     snaplen: int
     per_second: int = 1_000_000
@@ -66,7 +76,7 @@ def unpacked(raw: Any, name: str) -> Any:
         head = buffered.peek(6)[:6]
     else:  # a pipe gives what its writer wrote first, were it one byte
         head = buffered.read(6)
-        buffered = io.BufferedReader(_Headed(head, buffered))
+        buffered = io.BufferedReader(Headed(head, buffered))
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=buffered)
     if head.startswith(b"\xfd7zXZ\x00"):
@@ -82,10 +92,10 @@ def unpacked(raw: Any, name: str) -> Any:
     return buffered
 
 
-class _Headed(io.RawIOBase):
+class Headed(io.RawIOBase):
     """A stream of which the first bytes were read already."""
 
-    def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
+    def __init__(self, head: bytes, rest: Any) -> None:
         self._head = head
         self._rest = rest
 
@@ -134,8 +144,8 @@ def packets(file: IO[bytes], name: str) -> Iterator[Packet]:
     magic = reader.take(4, "a capture's first four bytes")
     if magic in _PCAP:
         yield from _pcap(reader, *_PCAP[magic])
-    elif magic == _SECTION.to_bytes(4, "big"):
-        yield from _pcapng(reader)
+    elif magic == Blocks.SECTION.to_bytes(4, "big"):
+        yield from _pcapng(reader, magic)
     else:
         raise CaptureError(f"{name}: is no capture: begins with {magic.hex(' ')}; expected pcap or pcapng")
 
@@ -199,18 +209,24 @@ def _pcap(reader: Reader, order: str, nanoseconds: int) -> Iterator[Packet]:
         yield Packet(seconds * 1_000_000_000 + fraction * nanoseconds, link, max(size, captured), data)
 
 
-def _pcapng(reader: Reader) -> Iterator[Packet]:
-    """Blocks of one section after the other; a section may have another byte order."""
-    order = ""
-    interfaces: list[_Interface] = []
-    raw = _SECTION.to_bytes(4, "big")  # taken already
+def later_blocks(file: Any, name: str, at: int, order: str, interfaces: list[Interface]) -> Iterator[Packet]:
+    """The packets of a pcapng file from the block on that begins at `at`, where `file` stands."""
+    reader = Reader(file, name)
+    reader.at = at
+    return _pcapng(reader, reader.maybe(4), order, interfaces)
+
+
+def _pcapng(reader: Reader, raw: bytes, order: str = "", interfaces: Sequence[Interface] = ()) -> Iterator[Packet]:
+    """Blocks of one section after the other; a section may have another byte order. The first block's type, `raw`, is
+    read already."""
+    interfaces = list(interfaces)
     while raw:
         if len(raw) < 4:
             raise reader.wrong("ends within a block's type")
         length = reader.take(4, "a block's length")
-        if raw == _SECTION.to_bytes(4, "big"):
+        if raw == Blocks.SECTION.to_bytes(4, "big"):
             magic = reader.take(4, "a section's byte order")
-            order = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(magic, "")
+            order = section_order(magic)
             if not order:
                 raise reader.wrong(f"a section whose byte order is {magic.hex(' ')}, which is none")
             interfaces = []
@@ -218,24 +234,30 @@ def _pcapng(reader: Reader) -> Iterator[Packet]:
         else:
             kind = struct.unpack(f"{order}I", raw)[0]
             body = _body(reader, order, length, 8)
-            if kind == _INTERFACE and len(body) >= 8 and len(interfaces) < MOST_INTERFACES:
-                interfaces.append(_interface(order, body))
+            if kind == Blocks.INTERFACE and len(body) >= 8 and len(interfaces) < MOST_INTERFACES:
+                interfaces.append(interface(order, body))
             elif packet := _packet(order, kind, body, interfaces):
                 yield packet
         raw = reader.maybe(4)
 
 
+def section_order(magic: bytes) -> str:
+    """Its byte order, as struct writes it; empty for none."""
+    return {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(magic, "")
+
+
 def _body(reader: Reader, order: str, length: bytes, taken: int) -> bytes:
     """The rest of a block, of which `taken` bytes are read."""
     size = struct.unpack(f"{order}I", length)[0]
-    if size % 4 or not taken + 4 <= size <= MOST_PACKET + 4096:
+    if size % 4 or not taken + 4 <= size <= MOST_BLOCK:
         raise reader.wrong(f"a block of {size} bytes, which is none; the rest cannot be read")
     return reader.take(size - taken, "a block")[:-4]
 
 
-def _interface(order: str, body: bytes) -> _Interface:
+def interface(order: str, body: bytes) -> Interface:
+    """What the body of its block says."""
     link, _, snaplen = struct.unpack_from(f"{order}HHI", body)
-    found = _Interface(link, snaplen)
+    found = Interface(link, snaplen)
     at = 8
     while at + 4 <= len(body):
         code, size = struct.unpack_from(f"{order}HH", body, at)
@@ -252,15 +274,15 @@ def _interface(order: str, body: bytes) -> _Interface:
     return found
 
 
-def _packet(order: str, kind: int, body: bytes, interfaces: list[_Interface]) -> Packet | None:
+def _packet(order: str, kind: int, body: bytes, interfaces: Sequence[Interface]) -> Packet | None:
     """A packet of one of the three kinds of block; None for other blocks, and for what is broken."""
-    if kind == _SIMPLE_PACKET and len(body) >= 4 and interfaces:
+    if kind == Blocks.SIMPLE_PACKET and len(body) >= 4 and interfaces:
         size = struct.unpack_from(f"{order}I", body)[0]
         captured = min(size, interfaces[0].snaplen or size)
         return Packet(0, interfaces[0].link, size, body[4 : 4 + captured])
-    if kind not in (_PACKET, _OLD_PACKET) or len(body) < 20:
+    if kind not in (Blocks.PACKET, Blocks.OLD_PACKET) or len(body) < 20:
         return None
-    number = struct.unpack_from(f"{order}I" if kind == _PACKET else f"{order}H", body)[0]
+    number = struct.unpack_from(f"{order}I" if kind == Blocks.PACKET else f"{order}H", body)[0]
     high, low, captured, size = struct.unpack_from(f"{order}IIII", body, 4)
     if number >= len(interfaces) or captured > len(body) - 20:
         return None

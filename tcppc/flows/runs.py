@@ -11,7 +11,7 @@ from tcppc.flows import late
 from tcppc.flows.columns import Columns, Numbers, is_ipv4, macs, packed
 from tcppc.flows.flow import Key, Run
 from tcppc.flows.stream_files import Pieces
-from tcppc.flows.windows import RECORD, Window, Windows
+from tcppc.flows.windows import Window, Windows
 from tcppc.protocols.packet import ACK, FIN, RST, SYN, TCP
 
 Numbered = tuple[int, Key, Run]  # the first is the packet's in its window; no two are the same
@@ -28,7 +28,7 @@ def runs(of: Windows, window: Window, plain: Columns, hosts: Hosts) -> Iterator[
     starts = np.flatnonzero(order.begins)
     after = np.append(starts[1:], len(it))
     instants, captured, size = (column[it.index] for column in (window.instants, window.captured, window.size))
-    frames = window.at[it.index] + RECORD
+    frames = window.at[it.index] + of.record
     flags = np.bitwise_or.reduceat(it.flags, starts) & ~ACK | it.flags[starts] & ACK
     sums = [np.add.reduceat(column, starts) for column in (it.size, it.held, size, captured)]
     pieces = np.concatenate(([0], np.cumsum(order.full)))  # before each packet

@@ -12,7 +12,7 @@ from types import FrameType, ModuleType
 from typing import IO
 
 from tcppc.flows import capture_files
-from tcppc.flows.capture_files import CaptureError, Packet, Reader
+from tcppc.flows.capture_files import HEAD_BYTES, CaptureError, Packet, Reader
 from tcppc.flows.engine import Engine
 from tcppc.flows.libpcap import WAIT_MS, Filter, Live
 
@@ -33,7 +33,7 @@ def plain_size(name: str) -> int:
         if not many or not stat.S_ISREG(told.st_mode):  # a pipe's bytes come once
             return 0
         with open(name, "rb") as file:
-            return told.st_size if many.fits(file.read(24)) else 0
+            return told.st_size if many.fits(file.read(HEAD_BYTES)) else 0
     except OSError:  # it is said where it is to be read
         return 0
 
@@ -98,7 +98,7 @@ class Source:
             return None
         many = _many()
         # Without moving the place in the file, which another process may share.
-        return many if many and many.fits(os.pread(self.file.fileno(), 24, 0)) else None
+        return many if many and many.fits(os.pread(self.file.fileno(), HEAD_BYTES, 0)) else None
 
     def _packed(self, engine: Engine) -> ModuleType | None:
         """Is it such a file, compressed?"""
@@ -108,7 +108,7 @@ class Source:
         try:
             with open(self.name, "rb") as file:
                 stream = capture_files.unpacked(file, self.name)
-                head = Reader(stream, self.name).maybe(24) if many and stream is not file else b""
+                head = Reader(stream, self.name).maybe(HEAD_BYTES) if many and stream is not file else b""
         except (OSError, CaptureError):  # it is said where it is to be read
             return None
         return many if many and many.fits(head) else None

@@ -16,7 +16,7 @@ import numpy as np
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.columns import Columns, Numbers
 from tcppc.flows.sharing import SHARES, Ended, Line
-from tcppc.flows.windows import HEADER, WINDOW_PACKETS, Walk, Window, Windows
+from tcppc.flows.windows import WINDOW_PACKETS, Walk, Window, Windows
 
 # Of each process: when one of them is filled again, the other process has told of a walk that it began after it had
 # left what stood there.
@@ -57,7 +57,7 @@ class Turns:
 
     def windows(self, of: Windows, stopped: Callable[[], bool]) -> _Each:
         """All of them, in order, until one of the two is `stopped`."""
-        if of.end <= HEADER:
+        if of.end <= of.begin:
             return
         theirs = None
         if self._number:
@@ -75,7 +75,7 @@ class Turns:
             if own is None:
                 return
             yield own, window
-            if own.problem or own.after >= of.end:
+            if own.last or own.after >= of.end:
                 return
             theirs = self._heard()
             if theirs is None:
@@ -83,12 +83,12 @@ class Turns:
 
     def _walked(self, of: Windows, before: Walk | None, stopped: Callable[[], bool]) -> Walk | None:
         """The window behind the other's; None where there is none, or is to be none."""
-        if before and (before.problem or before.after >= of.end):
+        if before and (before.last or before.after >= of.end):
             return None
         if stopped():
             self._line.say(None)
             return None
-        walk = of.walk(before.after if before else HEADER)
+        walk = of.walk(before.after if before else of.begin)
         self._line.say(walk[1:])
         return walk
 
