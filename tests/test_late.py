@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from tcppc.flows import engine, late, windows
 from tcppc.flows.engine import Apart, Engine
-from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
+from tcppc.flows.forms import windows_of
+from tcppc.flows.names import Named, Template
+from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
+from tests.captures import ACK, PSH, SYN, enhanced, interface, pcap, section, tcp_packet
 from tests.test_batches import DATA, FIN, RST, SERVER, both
 from tests.test_engine_of_flows import BEGIN
 
@@ -176,3 +180,62 @@ def test_pieces_of_one_text_in_any_order(
         both(tmp_path_factory.mktemp("late"), capture(segments_))
     finally:
         windows.WINDOW_PACKETS = before
+
+
+class Counted(list[int]):
+    """How often something in it was looked at."""
+
+    looks = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looks += 1 if isinstance(at, int) else len(super().__getitem__(at))
+        return super().__getitem__(at)
+
+
+def test_a_segment_that_comes_again_costs_no_look_at_all_others(tmp_path: Path) -> None:
+    count = 5000
+    begins = Counted(range(0, 4 * count, 4))
+    data = bytes(range(250)) * 80
+    run = Pieces(memoryview(data), begins, [begin + 4 for begin in begins], 0, count, 4 * count)
+    files = StreamFiles(str(tmp_path), Template())
+    file = StreamFile(Named(CLIENT, 1, SERVER, 2))
+    files.put(file, 0, run, run.size)
+    begins.looks = 0
+    for at in range(0, 4 * count, 4):
+        assert files.stored(file, at, 4) == data[at : at + 4]
+        files.put(file, at, Pieces.of(b"%4d" % (at // 4)), 4)
+    assert begins.looks < 3 * count
+    assert b"".join(files.content(file)) == b"".join(b"%4d" % each for each in range(count))
+    files.close(file)
+
+
+@given(
+    st.lists(st.binary(max_size=5), max_size=12), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9)
+)
+def test_ranges_of_pieces(pieces: list[bytes], steps: list[tuple[int, int]]) -> None:
+    whole = b"".join(pieces)
+    ends = list(itertools.accumulate(map(len, pieces)))
+    run = Pieces(memoryview(whole), [0, *ends][:-1], ends, 0, len(ends), len(whole))
+    bounds = list(itertools.accumulate(itertools.chain(*steps)))
+    ranges = list(zip(bounds[::2], bounds[1::2], strict=True))
+    assert list(run.each(ranges)) == [whole[low:high] for low, high in ranges]
+    for low, high in ranges:
+        assert run.some(low, high - low) == whole[low:high]
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50))
+def test_bytes_that_differ_are_counted(one: bytes, other: bytes) -> None:
+    assert engine._different(one, other) == sum(a != b for a, b in zip(one, other, strict=False))
+
+
+def test_a_window_of_large_packets_is_not_much_larger_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WINDOW_BYTES", 5000)
+    for data in (
+        pcap([(BEGIN, bytes(1000))] * 200),
+        section() + interface() + enhanced(bytes(1000), BEGIN) * 200,
+    ):
+        of = windows_of(memoryview(data), data)
+        assert of
+        found = [len(walk.offsets) for walk, _ in of.each(of.begin, lambda: False)]
+        assert sum(found) == 200
+        assert max(found) <= 5 + windows.LOOK_PACKETS

@@ -17,7 +17,8 @@ from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
 from tcppc.protocols.packet import ACK, SYN, UDP
 
 MOST_CLOSED = 1 << 14  # streams that have ended and are remembered: their last packets come again, or late
-MOST_STREAMS = 1 << 17  # at once; those that were still longest end first
+_COMPARED_BYTES = 1 << 20  # at once
+MOST_STREAMS = 1 << 16  # at once; those that were still longest end first
 MOST_WAITING_BYTES = 16 << 20  # of packets read one by one, until they are written
 UDP_IDLE_NS = 60 * 10**9  # a conversation of datagrams is over after that long without one
 SWEEP_NS = 10**9
@@ -233,23 +234,26 @@ class Engine:
 
     def _put_new(self, flow: Flow, at: int, data: Pieces, verdict: Verdict) -> None:
         """Those of the bytes alone that did not come before."""
-        low = at
-        for begin, end in (*verdict.over, (at + data.size, at + data.size)):
-            if begin > low:
-                fresh = Pieces.of(data.some(low - at, begin - low))
-                self._files.put(flow.file, low, fresh, fresh.size)
-            low = max(low, end)
+        ends = [0, *(high - at for _, high in verdict.over)]
+        begins = [*(low - at for low, _ in verdict.over), data.size]
+        fresh = [(low, high) for low, high in zip(ends, begins, strict=True) if high > low]
+        for (low, _), content in zip(fresh, data.each(fresh), strict=True):
+            pieces = Pieces.of(content)
+            self._files.put(flow.file, at + low, pieces, pieces.size)
 
     def _conflicts(self, flow: Flow, verdict: Verdict, data: Pieces) -> int:
         """Bytes that came before and were others."""
-        content = b"".join(data.parts())
         at, before = (0, verdict.offset) if verdict.what == "shift" else (verdict.offset, 0)
+        over = [
+            (begin, min(begin + _COMPARED_BYTES, high))
+            for low, high in verdict.over
+            for begin in range(low, high, _COMPARED_BYTES)
+        ]
         found = 0
-        for low, high in verdict.over:
+        for (low, high), again in zip(over, data.each((low - at, high - at) for low, high in over), strict=True):
             stored = self._files.stored(flow.file, low - before, high - low)
-            again = content[low - at : high - at]
             if stored != again:
-                found += sum(one != other for one, other in zip(stored, again, strict=False))
+                found += _different(stored, again)
         return found
 
     def _leave(self, flow: Flow) -> None:
@@ -333,6 +337,13 @@ class Engine:
         for each in self._listeners:
             each.finish()
         return self.totals
+
+
+def _different(one: bytes, other: bytes) -> int:
+    """How many bytes, as far as both go."""
+    size = min(len(one), len(other))
+    same = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
+    return size - same.to_bytes(size, "big").count(0)
 
 
 def _nearer(flow: Flow, run: Run) -> Flow:

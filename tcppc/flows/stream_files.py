@@ -11,7 +11,7 @@ import itertools
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from tcppc.flows import moving
@@ -24,6 +24,7 @@ _OTHER_DESCRIPTORS = 32
 _NO_NAMES = {"", ".", ".."}
 _COPY_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 16  # that may wait, of a stream
+_MOST_LOOKED = 16
 _MOST_PIECES = 1024  # IOV_MAX of linux/uio.h
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _AGAIN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -69,13 +70,22 @@ class Pieces(NamedTuple):
 
     def some(self, at: int, size: int) -> bytes:
         """`size` of the bytes, from `at` on."""
-        found = []
-        for part in self.parts():
-            if at < len(part) and size > 0:
-                found.append(bytes(part[at : at + size]))
-                size -= len(found[-1])
-            at = max(0, at - len(part))
-        return b"".join(found)
+        return next(self.each([(at, at + size)]))
+
+    def each(self, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """The bytes of each range (from, to); they are in order, and none is over another."""
+        number, place = self.low, 0  # a piece, and where it begins
+        for low, high in ranges:
+            found = []
+            while number < self.high and place < high:
+                begin, end = self.begins[number], self.ends[number]
+                after = place + end - begin
+                if after > low:
+                    found.append(bytes(self.buffer[begin + max(0, low - place) : min(end, begin + high - place)]))
+                if after > high:
+                    break
+                number, place = number + 1, after
+            yield b"".join(found)
 
 
 def _offset(pending: tuple[int, Pieces]) -> int:
@@ -362,8 +372,10 @@ class StreamFiles:
 
     def stored(self, file: StreamFile, offset: int, size: int) -> bytes:
         """What stands at that place."""
-        for begin, pieces in reversed(file.pending):  # as it often does of late, before it is written
-            if begin <= offset and offset + size <= begin + pieces.size:
+        # Often what came of late, which is not written yet; but not more is looked through than writing it costs.
+        for begin, pieces in reversed(file.pending[-_MOST_LOOKED:]):
+            small = pieces.high - pieces.low <= _MOST_LOOKED
+            if small and begin <= offset and offset + size <= begin + pieces.size:
                 return pieces.some(offset - begin, size)
             if begin < offset + size and offset < begin + pieces.size:
                 break
