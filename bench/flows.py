@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,17 +30,27 @@ from numpy.typing import NDArray
 RATIO, MOST_MB = 0.8, 300
 PART = 1 << 17  # packets made at once
 SYN, FIN, PSH, ACK = 2, 1, 8, 16
-_ROW = np.dtype(
-    [
-        ("seconds", "<u4"), ("micros", "<u4"), ("captured", "<u4"), ("size", "<u4"), ("macs", "V12"), ("type", ">u2"),
-        ("version", "u1"), ("service", "u1"), ("total", ">u2"), ("id", ">u2"), ("fragment", ">u2"), ("ttl", "u1"),
-        ("protocol", "u1"), ("checksum", ">u2"), ("src", ">u4"), ("dst", ">u4"), ("sport", ">u2"), ("dport", ">u2"),
-        ("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"), ("flags", "u1"), ("window", ">u2"), ("sum", ">u2"),
-        ("urgent", ">u2"),
-    ]
-)  # fmt: skip
-_HEADERS = 54
+_TCP = [
+    ("sport", ">u2"), ("dport", ">u2"), ("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"), ("flags", "u1"),
+    ("window", ">u2"), ("sum", ">u2"), ("urgent", ">u2"),
+]  # fmt: skip
+_IPV4 = [
+    ("macs", "V12"), ("type", ">u2"), ("version", "u1"), ("service", "u1"), ("total", ">u2"), ("id", ">u2"),
+    ("fragment", ">u2"), ("ttl", "u1"), ("protocol", "u1"), ("checksum", ">u2"), ("src", ">u4"), ("dst", ">u4"), *_TCP,
+]  # fmt: skip
+_IPV6 = [
+    ("macs", "V12"), ("type", ">u2"), ("version", "u1"), ("class", "V3"), ("total", ">u2"), ("protocol", "u1"),
+    ("ttl", "u1"), ("src_net", "V12"), ("src", ">u4"), ("dst_net", "V12"), ("dst", ">u4"), *_TCP,
+]  # fmt: skip
+_RECORD = [("seconds", "<u4"), ("micros", "<u4"), ("captured", "<u4"), ("size", "<u4")]
+_BLOCK = [
+    ("kind", "<u4"), ("length", "<u4"), ("interface", "<u4"), ("high", "<u4"), ("low", "<u4"), ("captured", "<u4"),
+    ("size", "<u4"),
+]  # fmt: skip
 _FILE_HEADER = bytes.fromhex("d4c3b2a1 0200 0400 00000000 00000000 00000400 01000000")
+_SECTION = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28) + struct.pack(
+    "<IIHHII", 1, 20, 1, 0, 0, 20
+)
 _CLIENTS, _SERVER = 0x0A000000, 0xC0000201
 Numbers = NDArray[Any]
 
@@ -121,41 +132,65 @@ CAPTURES: dict[str, Callable[[float], Packets]] = {
     "out-of-order": out_of_order,
     "1M": lambda scale: ten_million(scale / 10),
     "10M": ten_million,
+    "pcapng": interleaved,
+    "ipv6": interleaved,
 }
 
 
-def write(packets: Packets, path: Path) -> None:
-    """As a pcap file, a hundred thousand packets a second of it."""
+def write(packets: Packets, path: Path, name: str = "") -> None:
+    """As a capture of that form, a hundred thousand packets a second of it."""
     bytes_ = np.random.default_rng(1).integers(0, 256, 1 << 16, np.uint8)
     with path.open("wb") as file:
-        file.write(_FILE_HEADER)
+        file.write(_SECTION if name == "pcapng" else _FILE_HEADER)
         for at in range(0, len(packets), PART):
-            file.write(_part(packets, at, min(PART, len(packets) - at), bytes_))
+            file.write(_part(packets, at, min(PART, len(packets) - at), bytes_, name))
 
 
-def _part(packets: Packets, at: int, count: int, data: Numbers) -> bytes:
+def _part(packets: Packets, at: int, count: int, data: Numbers, name: str) -> bytes:
+    some = slice(at, at + count)
+    size, connection = packets.size[some], packets.connection[some]
+    rows = _rows(packets, at, count, name)
+    tails = [b""] * count
+    if name == "pcapng":
+        tails = [bytes(-length % 4) + struct.pack("<I", whole) for length, whole in zip(
+            rows["captured"].tolist(), rows["length"].tolist(), strict=True,
+        )]  # fmt: skip
+    heads, width = rows.tobytes(), rows.dtype.itemsize
+    begin = (packets.seq[some] * 7 + connection * 131) % (len(data) - 2000)
+    text = data.tobytes()
+    return b"".join(
+        [
+            heads[place * width : (place + 1) * width] + text[low : low + length] + tail
+            for place, (low, length, tail) in enumerate(zip(begin.tolist(), size.tolist(), tails, strict=True))
+        ]
+    )
+
+
+def _rows(packets: Packets, at: int, count: int, name: str) -> Numbers:
+    """All that stands before each packet's payload."""
     some = slice(at, at + count)
     size, answers, connection = packets.size[some], packets.answers[some], packets.connection[some]
-    rows = np.zeros(count, _ROW)
+    headers = _IPV6 if name == "ipv6" else _IPV4
+    rows = np.zeros(count, [*(_BLOCK if name == "pcapng" else _RECORD), *headers])
     number = np.arange(at, at + count)
-    rows["seconds"], rows["micros"] = 1_700_000_000 + number // 100_000, number % 100_000 * 10
-    rows["captured"] = rows["size"] = size + _HEADERS
+    rows["captured"] = rows["size"] = size + np.dtype(headers).itemsize
+    if name == "pcapng":
+        ticks = 1_700_000_000_000_000 + number * 10
+        rows["kind"], rows["high"], rows["low"] = 6, ticks >> 32, ticks & 0xFFFFFFFF
+        rows["length"] = (rows["captured"] + 3) // 4 * 4 + 32
+    else:
+        rows["seconds"], rows["micros"] = 1_700_000_000 + number // 100_000, number % 100_000 * 10
     rows["macs"] = np.void(bytes.fromhex("020000000001020000000002"))
-    rows["type"], rows["version"], rows["ttl"], rows["protocol"], rows["offset"] = 0x0800, 0x45, 64, 6, 0x50
-    rows["total"] = size + 40
+    rows["ttl"], rows["protocol"], rows["offset"] = 64, 6, 0x50
+    if name == "ipv6":
+        rows["type"], rows["version"], rows["total"] = 0x86DD, 0x60, size + 20
+    else:
+        rows["type"], rows["version"], rows["total"] = 0x0800, 0x45, size + 40
     client, port = _CLIENTS + connection // 20_000, 20_000 + connection % 20_000
     rows["src"], rows["dst"] = np.where(answers, _SERVER, client), np.where(answers, client, _SERVER)
     rows["sport"], rows["dport"] = np.where(answers, 80, port), np.where(answers, port, 80)
     rows["seq"], rows["flags"] = packets.seq[some] & 0xFFFFFFFF, packets.flags[some]
-    heads = rows.tobytes()
-    begin = (packets.seq[some] * 7 + connection * 131) % (len(data) - 2000)
-    text, width = data.tobytes(), _ROW.itemsize
-    return b"".join(
-        [
-            heads[place * width : (place + 1) * width] + text[low : low + length]
-            for place, (low, length) in enumerate(zip(begin.tolist(), size.tolist(), strict=True))
-        ]
-    )
+    return rows
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -191,24 +226,21 @@ def content(folder: Path) -> dict[str, str]:
     return found
 
 
-def _count(capture: Path) -> int:
-    with capture.open("rb") as file:
-        file.seek(len(_FILE_HEADER))
-        found = 0
-        while head := file.read(16):
-            file.seek(int.from_bytes(head[8:12], "little"), os.SEEK_CUR)
-            found += 1
-    return found
+def _make(name: str, scale: float, capture: Path, made: Any) -> None:
+    packets = CAPTURES[name](scale)
+    made.value = len(packets)
+    write(packets, capture, name)
 
 
 def measure(name: str, scale: float, runs: int, folder: Path, peer: str | None) -> tuple[str, bool]:
     """(a row of the table, were all files the same?)."""
     capture = folder / f"{name}.pcap"
     # By another process: what this one has in memory counts as the memory of those that it starts.
-    maker = multiprocessing.Process(target=lambda: write(CAPTURES[name](scale), capture))
+    made = multiprocessing.Value("q")
+    maker = multiprocessing.Process(target=_make, args=(name, scale, capture, made))
     maker.start()
     maker.join()
-    packets = _count(capture)
+    packets = made.value
     ours = [sys.executable, "-m", "tcppc", "flows", "-q", "-r", str(capture), "-o", str(folder / "ours")]
     theirs = [peer or "", "-q", "-r", str(capture), "-o", str(folder / "theirs")]
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
