@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -314,10 +315,12 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.stderr == f"tcppc: {tmp_path}/out/{NAME}: No space left on device\n"
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_names_that_are_none_below_the_folder(tmp_path: Path, count: int) -> None:
-    """Also of streams that have ended, which are written another way."""
-    (tmp_path / "a.pcap").write_bytes(pcap(frames(*STORIES["in order"][:count])))
+@pytest.mark.parametrize(
+    "story", [STORIES["in order"][:2], STORIES["in order"], [(109, b"cccc", DATA), (101, b"aaaabbbb", DATA)]]
+)
+def test_names_that_are_none_below_the_folder(tmp_path: Path, story: list[Any]) -> None:
+    """Also of streams that have ended, or get bytes before their first, which are written in another way."""
+    (tmp_path / "a.pcap").write_bytes(pcap(frames(*story)))
     for template in (".%V./%A", "%A/", "%V", "x" * 300):
         done = tcppc("flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "in" / "out"), "-T", template)
         assert done.returncode == 1

@@ -401,6 +401,50 @@ def test_one_of_two_processes_is_ended(tmp_path: Path, who: str, number: int, wo
     assert (process.returncode, said.splitlines()) == (1, [words])
 
 
+GONE = """
+import os, sys
+from tcppc.cli import main
+from tcppc.flows import sources
+first, begin = os.getpid(), sources.Source.__init__
+def gone(self, name):
+    if name.endswith("gone.pcap") and os.getpid() != first:
+        raise FileNotFoundError(2, "No such file or directory", name)
+    begin(self, name)
+sources.Source.__init__ = gone
+sys.exit(main())
+"""
+
+
+def test_a_capture_that_is_there_for_one_of_two_processes_costs_itself_alone(tmp_path: Path) -> None:
+    large_capture(tmp_path / "a.pcap")
+    for name in ("gone.pcap", "b.pcap"):
+        (tmp_path / name).write_bytes(pcap([(BEGIN, tcp_packet(CLIENT, 7, SERVER, 80, 1, name.encode(), DATA))]))
+    captures = [part for name in ("a", "gone", "b") for part in ("-r", str(tmp_path / f"{name}.pcap"))]
+    words = [sys.executable, "-c", GONE, "flows", "-q", *captures, "-o", str(tmp_path / "o")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    said = f"tcppc: {tmp_path / 'gone.pcap'}: was replaced by another file while it was read"
+    assert (done.returncode, done.stderr.splitlines()) == (1, [said])
+    ours("-r", tmp_path / "a.pcap", "-r", tmp_path / "b.pcap", "-o", tmp_path / "p")
+    assert contents(tmp_path / "o") == contents(tmp_path / "p")
+    ET.parse(tmp_path / "o" / "report.xml")
+
+
+def test_interrupted_twice_says_so(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from tcppc.cli import main\n"
+        "from tcppc.flows.engine import Engine\n"
+        "def finish(*_): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n"
+        "Engine.finish = finish\n"
+        "sys.exit(main())"
+    )
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN, tcp_packet(CLIENT, 7, SERVER, 80, 1, b"x", DATA))]))
+    words = [sys.executable, "-c", program, "flows", "-q", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    said = "tcppc: interrupted twice: ended at once; the report, and files of streams, are not whole"
+    assert (done.returncode, done.stderr.splitlines()) == (1, [said])
+
+
 def test_a_large_file_that_is_damaged_from_its_beginning_is_one_line(tmp_path: Path) -> None:
     for name, head in (
         ("a.zst", b"\x28\xb5\x2f\xfd"),

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcppc.flows import engine, late, windows
-from tcppc.flows.engine import Apart, Engine
+from tcppc.flows import batches, engine, late, windows
+from tcppc.flows.engine import Apart, Engine, Rules
 from tcppc.flows.forms import windows_of
 from tcppc.flows.names import Named, Template
 from tcppc.flows.stream_files import Pieces, StreamFile, StreamFiles
@@ -97,6 +97,16 @@ def test_what_is_not(tmp_path: Path, text: str, at_once: list[bool]) -> None:
 def test_from_window_to_window(tmp_path: Path, text: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WINDOW_PACKETS", window)
     both(tmp_path, capture(story(text)))
+
+
+def test_with_the_first_bytes_kept_all_goes_as_it_came(tmp_path: Path, at_once: list[bool]) -> None:
+    (tmp_path / "a.pcap").write_bytes(capture(story("ADBCC")))
+    engine_ = Engine(StreamFiles(str(tmp_path / "out"), Template()), Template(), Rules(first_wins=True))
+    with (tmp_path / "a.pcap").open("rb") as file:
+        batches.read(file, "it", engine_)
+    engine_.finish()
+    assert at_once == [False]
+    assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [b"AAAABBBBCCCCDDDD"]
 
 
 def test_too_far_is_another_stream(tmp_path: Path, at_once: list[bool]) -> None:

@@ -56,6 +56,7 @@ NO_FILE_OF_ITS_OWN = {
     "alerts": "test_flows",
     "opening": "test_flows",
     "streams": "test_engine_of_flows",
+    "wanted": "test_engine_of_flows",
     "flow": "test_engine_of_flows",
     "listener": "test_engine_of_flows",
     "packets": "test_engine_of_flows",

@@ -154,12 +154,14 @@ def test_the_same_file_as_long_as_the_first_found_it(both: list[Turns], tmp_path
     (tmp_path / "b").write_bytes(b"1")
     one, other = os.stat(tmp_path / "a"), os.stat(tmp_path / "b")
 
-    def agreed(files: tuple[os.stat_result, os.stat_result]) -> list[Any]:
+    def agreed(files: tuple[os.stat_result | None, os.stat_result | None]) -> list[Any]:
         with ThreadPoolExecutor(2) as pool:
             asked = [pool.submit(both[at].agreed, "it", files[at], 500 - at) for at in range(2)]
             return [each.exception() or each.result() for each in asked]
 
     assert agreed((one, one)) == [499, 499]
+    assert agreed((None, None)) == [0, 0]
+    assert [type(each) for each in agreed((one, None))] == [CaptureError] * 2
     assert not both[0].over
     problems = agreed((one, other))
     assert [type(each) for each in problems] == [CaptureError] * 2

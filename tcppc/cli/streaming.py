@@ -11,6 +11,7 @@ from tcppc import __version__
 from tcppc.cli import streams
 from tcppc.cli.arguments import Exit, Parser, UsageError, parser
 from tcppc.cli.opening import tell
+from tcppc.cli.wanted import Wanted
 from tcppc.flows.console import Form
 from tcppc.flows.names import DEFAULT, SILENT_LETTERS, Template, TemplateError
 from tcppc.flows.report import HASHES
@@ -186,7 +187,7 @@ def _number(name: str, parse: Any, value: str) -> int:
         raise UsageError(f"{name} {value!r}: expected {problem}") from None
 
 
-def _wanted(given: argparse.Namespace) -> streams.Wanted:
+def _wanted(given: argparse.Namespace) -> Wanted:
     console = given.console or given.bare
     for flag, on in (("-D", given.hex), ("-g", given.colour), ("-J", given.as_json), ("--in-order", given.in_order)):
         if on and not console:
@@ -197,7 +198,7 @@ def _wanted(given: argparse.Namespace) -> streams.Wanted:
     hashes = dict.fromkeys([*given.hash, *(["md5"] if "M" in letters or "md5" in scanners else [])])
     level = _number("-d", whole(0, 1 << 31), given.level)
     form = Form(not given.bare, given.hex, given.raw and not given.strip, given.feeds, given.colour, given.as_json)
-    return streams.Wanted(
+    return Wanted(
         captures=given.captures,
         after=given.after,
         interface=given.interface or "",
@@ -229,7 +230,7 @@ def _wanted(given: argparse.Namespace) -> streams.Wanted:
     )
 
 
-def _idle(given: argparse.Namespace, wanted: streams.Wanted) -> list[str]:
+def _idle(given: argparse.Namespace, wanted: Wanted) -> list[str]:
     """What was given and does nothing."""
     console, http = wanted.console is not None, "http" in wanted.scanners
     files = not wanted.template.no_files

@@ -7,28 +7,28 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.opening import become, first_source, output, source, tell
 from tcppc.cli.progress import Progress
+from tcppc.cli.wanted import Wanted
 from tcppc.flows import alerts, libpcap, report, scanners, sharing, sources
 from tcppc.flows.alerts import Alerts
 from tcppc.flows.capture_files import CaptureError
 from tcppc.flows.capture_writer import Kept, Writer
-from tcppc.flows.console import Console, Form, InOrder
+from tcppc.flows.console import Console, InOrder
 from tcppc.flows.engine import UDP_IDLE_NS, Engine, Rules
 from tcppc.flows.findx import Findx
 from tcppc.flows.flow import Flow
 from tcppc.flows.listener import Listener
-from tcppc.flows.names import Template
 from tcppc.flows.packets import Reading, Totals
 from tcppc.flows.report import Report
 from tcppc.flows.scanners import Scanners
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
+from tcppc.problems import Failure
 from tcppc.values import duration
 
 if TYPE_CHECKING:  # they need h11 and numpy
@@ -37,40 +37,6 @@ if TYPE_CHECKING:  # they need h11 and numpy
 
 
 MOST_TOLD = 20  # problems of single files
-
-
-@dataclass(frozen=True, eq=False, repr=False)  # which are not asked for, and take time to make
-class Wanted:
-    """What the flags say, checked. `report` is None for report.xml in the folder, empty for none."""
-
-    captures: Sequence[str]
-    template: Template
-    after: Sequence[str] = ()
-    interface: str = ""
-    promiscuous: bool = True
-    user: str = ""
-    udp: bool = False
-    tunnels: bool = False
-    checksums: bool = False
-    expression: str = ""
-    folder: str = "."
-    most_bytes: int = -1
-    most_seek: int = 0
-    most_open: int = 0
-    first_wins: bool = False
-    index: bool = False
-    keep: bool = False
-    unhandled: str = ""
-    json: str = ""
-    report: str | None = None
-    hashes: Sequence[str] = ()
-    scanners: Sequence[str] = ()
-    inflate: bool = True
-    console: Form | None = None
-    in_order: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
-    quiet: bool = False
-    verbose: bool = False
 
 
 class _Run:
@@ -338,7 +304,7 @@ class _Run:
         """One capture; what is wrong with it costs the others nothing."""
         before = self._totals.packets
         try:
-            (opened or source(name)).read(self._engine, self._filter, progress, stop)
+            (opened or self._source(name)).read(self._engine, self._filter, progress, stop)
         except (CaptureError, libpcap.PcapError) as problem:
             progress.done()
             if not self._is_other:
@@ -347,6 +313,14 @@ class _Run:
         if self._wanted.verbose and not self._is_other:
             progress.done()
             tell(f"{name}: {self._totals.packets - before} packets; {self._engine.open_now} streams are remembered")
+
+    def _source(self, name: str) -> Source:
+        try:
+            return source(name)
+        except CaptureError:
+            if self._turns:  # which shall not wait for it
+                self._turns.agreed(name, None)
+            raise
 
     def _hear(self, live: libpcap.Live, stop: Stop) -> None:
         sources.listen(live, self._engine, stop)
@@ -392,6 +366,8 @@ def run(wanted: Wanted) -> Exit:
     stop = Stop()
     try:
         return _Run(wanted, stop).run()
+    except KeyboardInterrupt:
+        raise Failure("interrupted twice: ended at once; the report, and files of streams, are not whole") from None
     except (libpcap.PcapError, alerts.AlertError, scanners.ScannerError) as problem:
         raise UsageError(str(problem)) from None
     finally:

@@ -62,6 +62,7 @@ class Engine:
         self.parse = self._parser.__call__
         self._listeners = listeners
         self._by_packet = [each for each in listeners if each.by_packet]
+        self._by_segment = [each for each in listeners if each.by_packet or each.by_run]
         # Runs of segments may be given where nothing depends on one packet's moment.
         one_by_one = self._by_packet or self._rules.most_idle or reading.checksums
         self.takes_runs = template.tells_streams_apart and not one_by_one
@@ -97,7 +98,7 @@ class Engine:
         if flow and self._rules.most_idle and run.first - flow.last > self._rules.most_idle:
             self._retire(flow)
             flow = None
-        if run.late and not (flow.stream if flow else Stream(self._rules.most_seek)).takes_late(run.seq, run.late):
+        if run.late and not self._takes_late(flow, run.seq, run.late):
             raise Apart
         if flow is None:
             flow = self._begin(key, run)
@@ -119,9 +120,8 @@ class Engine:
                 return None
             verdict = flow.stream.offer(run.seq, run.flags, run.size)
         flow.count(run)
-        if self._by_packet:
-            for each in self._by_packet:
-                each.segment(flow, run, verdict)
+        for each in self._by_segment:
+            each.segment(flow, run, verdict)
         if verdict.what in ("write", "shift"):
             self._put(flow, verdict, run.data)
         if flow.stream.closed and not flow.file.over:
@@ -166,7 +166,7 @@ class Engine:
         flow.count(run)
         size = run.data.size
         verdict = Verdict("write", flow.stream.append(size))
-        for each in self._by_packet:
+        for each in self._by_segment:
             each.segment(flow, run, verdict)
         if size and not self._template.no_files:
             self._files.put(flow.file, verdict.offset, run.data, size)
@@ -210,12 +210,20 @@ class Engine:
             self._crowded()
         return made
 
+    def _takes_late(self, flow: Flow | None, seq: int, late: Late) -> bool:
+        # With the first bytes kept, each segment that comes again is told from those by itself.
+        stream = flow.stream if flow else Stream(self._rules.most_seek)
+        return not self._rules.first_wins and stream.takes_late(seq, late)
+
     def _put_late(self, flow: Flow, run: Run, late: Late) -> Flow:
         flow.count(run)
         begin = flow.stream.offer_late(run.seq, late)
         for offset, data in late.parts:
             low = begin + offset
-            self._put(flow, Verdict("write", low, flow.stream.came(low, low + data.size)), data)
+            verdict = Verdict("write", low, flow.stream.came(low, low + data.size))
+            for each in self._by_segment:
+                each.segment(flow, run._replace(data=data), verdict)
+            self._put(flow, verdict, data)
         return flow
 
     def _put(self, flow: Flow, verdict: Verdict, data: Pieces) -> None:

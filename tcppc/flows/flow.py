@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ class Run(NamedTuple):
     split: Callable[[], Iterable[tuple[int, Run]]] | None = None
     # They are not one behind the other, but these; `data` is none.
     late: Late | None = None
+    # When each of such pieces came (ns), of a run of several packets.
+    times: Callable[[Pieces], Sequence[int]] | None = None
 
 
 @dataclass(eq=False, slots=True)

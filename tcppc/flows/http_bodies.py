@@ -7,6 +7,7 @@ import tempfile
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import IO
 
 from tcppc.flows import http_messages
@@ -39,11 +40,25 @@ ENDINGS = {
 Show = Callable[[Flow, bytes, Iterable[bytes]], None]
 
 
+def _in_order(run: Run) -> Iterator[tuple[int, int, bool]]:
+    """(size, instant, did it come before all that stand behind it?) of each piece."""
+    data = run.data
+    if run.times is None:
+        yield data.size, run.first, True
+        return
+    times = run.times(data)
+    least = list(accumulate(reversed(times), min))[::-1]
+    for begin, end, instant, first in zip(
+        data.begins[data.low : data.high], data.ends[data.low : data.high], times, least, strict=True
+    ):
+        yield end - begin, instant, instant <= first
+
+
 class Bodies(Listener):
     """Of the streams in `files`. `report` is told each, `tells` its path; with `show` they are given to that instead of
     files."""
 
-    by_packet = True
+    by_run = True
 
     def __init__(
         self,
@@ -69,12 +84,16 @@ class Bodies(Listener):
         if times is None:
             if verdict.offset:
                 return
-            if not http_messages.BEGIN.match(b"".join(run.data.parts())):
+            if not http_messages.BEGIN.match(next(iter(run.data.parts()), b"")):
                 return
             times = self._times[flow] = array("q"), array("q")
-        if not times[0] or verdict.offset > times[0][-1]:  # what comes again, or late, has the time of those around it
-            times[0].append(verdict.offset)
-            times[1].append(run.first)
+        at = verdict.offset
+        for size, instant, in_order in _in_order(run):
+            # What comes again, or late, has the time of those around it.
+            if in_order and (not times[0] or at > times[0][-1]):
+                times[0].append(at)
+                times[1].append(instant)
+            at += size
 
     def ended(self, flow: Flow) -> None:
         """Its messages are read once the other direction has ended too."""

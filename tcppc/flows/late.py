@@ -23,11 +23,13 @@ _MOST_PACKETS = 32  # a run, for which sorting a packet is cheaper than placing 
 
 
 class Sorted(NamedTuple):
-    """Masks of the packets: does a run begin with it, and has it bytes that are to be written? Those bytes, `low` to
-    `high` of the buffer, as they stand in the streams. `late` are streams by the packet that their run begins with."""
+    """Masks of the packets: does a run begin with it, and has it bytes that are to be written? Those packets are the
+    `pieces`, `low` to `high` of the buffer, as they stand in the streams. `late` are streams by the packet that their
+    run begins with."""
 
     begins: Numbers
     full: Numbers
+    pieces: Numbers
     low: list[int]
     high: list[int]
     late: dict[int, Late]
@@ -84,7 +86,7 @@ def put_in_order(view: memoryview, packets: Columns, first: Numbers, begins: Num
 
 def _sorted(packets: Columns, begins: Numbers, full: Numbers, pieces: Numbers) -> Sorted:
     at = packets.at[pieces]
-    return Sorted(begins, full, at.tolist(), (at + packets.held[pieces]).tolist(), {})
+    return Sorted(begins, full, pieces, at.tolist(), (at + packets.held[pieces]).tolist(), {})
 
 
 def _segments(packets: Columns, stream: Numbers, packet: Numbers) -> _Segments:

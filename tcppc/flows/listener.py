@@ -12,10 +12,12 @@ class Listener:
 
     # Each packet by itself, in order of arrival? Else ends alone are told, and packets may come as runs.
     by_packet = False
+    # Each segment, but as runs where they come so?
+    by_run = False
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
-        """One packet, with or without payload, also with one that stands in the stream already. With `by_packet`
-        alone."""
+        """One packet, with or without payload, also with one that stands in the stream already; with `by_run`, several
+        (`run.times` of their pieces). With `by_packet` or `by_run` alone."""
 
     def packet(self, flow: Flow, packet: Packet) -> None:
         """The same as it was captured. With `by_packet` alone."""

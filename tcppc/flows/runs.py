@@ -50,12 +50,16 @@ def runs(of: Windows, window: Window, plain: Columns, hosts: Hosts) -> Iterator[
                 int(size[place]), int(captured[place]), macs(view, frames[place : place + 1], of.link)[0],
             )  # fmt: skip
 
+    def times(data: Pieces) -> list[int]:
+        found: list[int] = instants[order.pieces[data.low : data.high]].tolist()
+        return found
+
     table = zip(*ends, macs(view, frames[begins], of.link), *(row.tolist() for row in rows), strict=True)
     # A run's packets are `low` to `high`, its pieces `one` to `end`.
     for src, dst, mac, no, sp, dp, vlan, low, high, begun, last, seq, flag, sent, held, wire, kept, one, end in table:
         data = Pieces(view, order.low, order.high, one, end, held)
         each, of_late = (partial(split, low, high), order.late.get(low)) if high - low > 1 else (None, None)
-        run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, of_late)
+        run = Run(high - low, begun, last, seq, flag, sent, data, wire, kept, mac, each, of_late, times)
         yield no, (src, sp, dst, dp, vlan, TCP, b""), run
 
 

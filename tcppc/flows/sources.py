@@ -80,7 +80,10 @@ class Source:
     def read(self, engine: Engine, wanted: Filter | None, progress: Progress, stop: Stop) -> None:
         """All of it. CaptureError where the rest cannot be read, with all before that done."""
         try:
-            if many := self._at_once(engine):
+            many = self._at_once(engine)
+            if engine.share and engine.share.turns and not many:
+                engine.share.turns.agreed(self.name, None)
+            if many:
                 many.read(self.file, self.name, engine, wanted, progress, lambda: stop.wanted)
             elif many := self._packed(engine):
                 stream = capture_files.unpacked(self.file, self.name)

@@ -194,9 +194,12 @@ class StreamFiles:
         file.pending, file.timed = [], True
         return True
 
-    def _fail(self, file: StreamFile, problem: str) -> None:
-        """Nothing more of it is written; the others are."""
-        self.failed.setdefault(file, problem)
+    def _fail(self, file: StreamFile, problem: OSError) -> None:
+        """Nothing more of it is written; the others are, where it is its own problem."""
+        problem.filename = problem.filename or self.path(file)
+        if problem.errno not in _OF_ONE_FILE:
+            raise problem
+        self.failed.setdefault(file, f"{problem.filename}: {problem.strerror}")
         file.limit, file.pending = 0, []
 
     def flush_one(self, file: StreamFile) -> None:
@@ -206,10 +209,7 @@ class StreamFiles:
         try:
             self._write_all(self._descriptor(file), pending)
         except OSError as problem:
-            problem.filename = problem.filename or self.path(file)
-            if problem.errno not in _OF_ONE_FILE:
-                raise
-            self._fail(file, f"{problem.filename}: {problem.strerror}")
+            self._fail(file, problem)
         if file.over:
             self.close(file)
 
@@ -361,14 +361,17 @@ class StreamFiles:
     def shift(self, file: StreamFile, count: int) -> None:
         """Move all that is there up by `count` bytes, from its end on."""
         self.flush_one(file)
-        if not file.size:
+        if not file.size or file.count < 0:
             return
-        fd = self._descriptor(file)
-        moving.up(fd, count)
-        file.size += count
-        if 0 <= file.limit < file.size:
-            file.size = file.limit
-            os.ftruncate(fd, file.limit)
+        try:
+            fd = self._descriptor(file)
+            moving.up(fd, count)
+            file.size += count
+            if 0 <= file.limit < file.size:
+                file.size = file.limit
+                os.ftruncate(fd, file.limit)
+        except OSError as problem:
+            self._fail(file, problem)
 
     def stored(self, file: StreamFile, offset: int, size: int) -> bytes:
         """What stands at that place."""

@@ -36,10 +36,10 @@ class Turns:
         self._slots = np.frombuffer(memory, np.int64).reshape(SHARES, _SLOTS, len(_COLUMNS), WINDOW_PACKETS)
         self._given = [0] * SHARES  # windows, by each
 
-    def agreed(self, name: str, file: os.stat_result, size: int) -> int:
-        """Both are to read the same file. One that still grows is as long as the first of them found it; 0 where the
-        other one has left."""
-        mine = (file.st_dev, file.st_ino, size)
+    def agreed(self, name: str, file: os.stat_result | None, size: int = 0) -> int:
+        """Both are to read the same file, or neither (None). One that still grows is as long as the first of them found
+        it; 0 where the other one has left."""
+        mine = (file.st_dev, file.st_ino, size) if file else (0, 0, 0)
         self._line.say(mine)
         theirs = self._line.hear()
         self.over = theirs is None
