@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import random
 import socket
 import subprocess
 from pathlib import Path
@@ -12,6 +13,11 @@ import brotli
 import pytest
 import zstandard
 
+from tcppc.flows import batches, capture_files, windows
+from tcppc.flows.engine import Engine
+from tcppc.flows.http_bodies import Bodies
+from tcppc.flows.names import Template
+from tcppc.flows.stream_files import StreamFiles
 from tests.captures import ACK, PSH, SYN, pcap, tcp_packet
 from tests.harness import tcppc
 from tests.test_engine_of_flows import BEGIN
@@ -49,6 +55,49 @@ def bodies(folder: Path) -> dict[str, bytes]:
     return {
         path.name.replace("-HTTPBODY-", " "): path.read_bytes() for path in folder.iterdir() if "HTTPBODY" in path.name
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("window", [7, 1000])
+def test_bodies_and_their_times_many_packets_at_once(
+    tmp_path: Path, seed: int, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of packets that come late and again, too."""
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", window)
+    lot = random.Random(seed)
+    talk = (
+        (CLIENT, 1000, b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(9))),
+        (SERVER, 80, b"".join(response(lot.randbytes(lot.randrange(1, 300)), f"A: {number}") for number in range(9))),
+    )
+    frames: list[tuple[float, bytes]] = []
+    for begin, (src, sport, text) in enumerate(talk):
+        other = (SERVER, 80) if begin == 0 else (CLIENT, 1000)
+        at = 0
+        while at < len(text):
+            part = text[at : at + lot.randrange(2 if at else 20, 90)]
+            frame = tcp_packet(src, sport, *other, 101 + at, part, DATA)
+            when = begin * 30 + len(frames) + 0.5
+            frames.append((when + (at > 0) * (lot.random() < seed / 20) * 6, frame))
+            frames += [(when + 9, frame)] * (lot.random() < seed / 40)
+            at += len(part)
+    frames.sort(key=lambda each: each[0])
+    path = tmp_path / "a.pcap"
+    path.write_bytes(pcap([(BEGIN + number * MS, frame) for number, (_, frame) in enumerate(frames)]))
+    found = []
+    for way in ("one", "many"):
+        files = StreamFiles(str(tmp_path / way), Template())
+        engine = Engine(files, Template(), listeners=[Bodies(files)])
+        with path.open("rb") as file:
+            if way == "many":
+                assert engine.takes_runs
+                batches.read(file, "it", engine)
+            else:
+                for packet in capture_files.packets(file, "it"):
+                    engine.packet(packet)
+        engine.finish()
+        found.append({each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in (tmp_path / way).iterdir()})
+    assert found[0] == found[1]
+    assert len(found[0]) == 11
 
 
 def test_bodies_of_both_directions_by_their_codings(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from operator import lt, sub
 from typing import IO
 
 from tcppc.flows import http_messages
@@ -40,18 +41,15 @@ ENDINGS = {
 Show = Callable[[Flow, bytes, Iterable[bytes]], None]
 
 
-def _in_order(run: Run) -> Iterator[tuple[int, int, bool]]:
-    """(size, instant, did it come before all that stand behind it?) of each piece."""
-    data = run.data
-    if run.times is None:
-        yield data.size, run.first, True
-        return
-    times = run.times(data)
-    least = list(accumulate(reversed(times), min))[::-1]
-    for begin, end, instant, first in zip(
-        data.begins[data.low : data.high], data.ends[data.low : data.high], times, least, strict=True
-    ):
-        yield end - begin, instant, instant <= first
+def _sorted(begins: array[int], times: array[int]) -> tuple[array[int], array[int]]:
+    """By where they began; of those that began at the same place, the one that came first."""
+    if all(map(lt, begins, begins[1:])):  # as nearly all did
+        return begins, times
+    found: dict[int, int] = {}
+    for begin, instant in zip(begins, times, strict=True):
+        found.setdefault(begin, instant)
+    order = sorted(found)
+    return array("q", order), array("q", [found[begin] for begin in order])
 
 
 class Bodies(Listener):
@@ -87,13 +85,14 @@ class Bodies(Listener):
             if not http_messages.BEGIN.match(next(iter(run.data.parts()), b"")):
                 return
             times = self._times[flow] = array("q"), array("q")
-        at = verdict.offset
-        for size, instant, in_order in _in_order(run):
-            # What comes again, or late, has the time of those around it.
-            if in_order and (not times[0] or at > times[0][-1]):
-                times[0].append(at)
-                times[1].append(instant)
-            at += size
+        if run.times is None:
+            times[0].append(verdict.offset)
+            times[1].append(run.first)
+            return
+        data = run.data
+        sizes = map(sub, data.ends[data.low : data.high], data.begins[data.low : data.high])
+        times[0].extend(list(accumulate(sizes, initial=verdict.offset))[:-1])
+        times[1].extend(run.times(data))
 
     def ended(self, flow: Flow) -> None:
         """Its messages are read once the other direction has ended too."""
@@ -102,6 +101,8 @@ class Bodies(Listener):
             return
         pair = [each for each in (flow, other) if each and each in self._times]
         methods: list[str] = []
+        for each in pair:
+            self._times[each] = _sorted(*self._times[each])
         for each in sorted(pair, key=lambda flow: not flow.asks):
             try:
                 content = self._content(each)
