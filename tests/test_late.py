@@ -239,13 +239,16 @@ def test_bytes_that_differ_are_counted(one: bytes, other: bytes) -> None:
 
 
 def test_a_window_of_large_packets_is_not_much_larger_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "WINDOW_BYTES", 5000)
+    monkeypatch.setattr(windows, "WINDOW_BYTES", 300_000)
+    monkeypatch.setattr(windows, "WINDOW_PACKETS", 50)
+    large, small = (BEGIN, bytes(70_000)), (BEGIN, bytes(60))
     for data in (
-        pcap([(BEGIN, bytes(1000))] * 200),
-        section() + interface() + enhanced(bytes(1000), BEGIN) * 200,
+        pcap([large] * 20 + [small] * 120 + [large, small] * 30),
+        section() + interface() + enhanced(large[1], BEGIN) * 20 + enhanced(small[1], BEGIN) * 180,
     ):
         of = windows_of(memoryview(data), data)
         assert of
         found = [len(walk.offsets) for walk, _ in of.each(of.begin, lambda: False)]
         assert sum(found) == 200
-        assert max(found) <= 5 + windows.LOOK_PACKETS
+        assert found[0] == 5
+        assert max(found) == 50

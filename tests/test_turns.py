@@ -64,11 +64,11 @@ def after(calls: int) -> Callable[[], bool]:
 
 
 def seen(each: Any) -> list[Any]:
-    """As bytes: what they stand in may be used again."""
+    """As lists: what they stand in may be used again."""
     found = []
     for walk, window in each:
         columns = (*window[:-1], *vars(window.plain).values()) if window else ()
-        found.append((walk.after, walk.problem, [bytes(column) for column in columns]))
+        found.append((walk.after, walk.problem, [column.tolist() for column in columns]))
     return found
 
 

@@ -21,6 +21,7 @@ _ORDERS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
 }  # fmt: skip
+_LARGE_PACKET = 0xFFFF  # bytes: after each larger one it is looked how large the window is
 _UNITS = {10**power: 10 ** (9 - power) for power in range(10)}  # ns, by how many of them a second has
 
 
@@ -51,18 +52,16 @@ class Pcap(Windows):
         view, record, end, bad = self.view, self.record, self.end, False
         captured = struct.Struct(f"{self._order}I").unpack_from
         lengths: list[int] = []  # where each record's captured length stands: eight bytes behind its begin
-        add, place, most, part = (
-            lengths.append,
-            at + 8,
-            windows.WINDOW_PACKETS,
-            min(LOOK_PACKETS, windows.WINDOW_PACKETS),
-        )
+        add, place, most = lengths.append, at + 8, windows.WINDOW_PACKETS
         try:
             while len(lengths) < most and place - at < windows.WINDOW_BYTES and not bad:
-                for _ in range(part):
+                for _ in range(min(LOOK_PACKETS, most - len(lengths))):
                     (size,) = captured(view, place)
-                    if size > MOST_PACKET:
-                        bad = True
+                    if size > _LARGE_PACKET:
+                        bad = size > MOST_PACKET
+                        if not bad:
+                            add(place)
+                            place += size + record
                         break
                     add(place)
                     place += size + record

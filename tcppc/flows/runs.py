@@ -65,7 +65,9 @@ def runs(of: Windows, window: Window, plain: Columns, hosts: Hosts) -> Iterator[
 
 def _by_stream(plain: Columns) -> Numbers:
     """Their order by stream, and in each as they came."""
-    ports = (plain.vlan + 1) << 32 | plain.sport << 16 | plain.dport
+    ports = plain.sport << 16 | plain.dport
+    if (plain.vlan >= 0).any():
+        ports |= (plain.vlan.astype(np.int64) + 1) << 32
     if is_ipv4(plain).all():
         return np.lexsort((ports, plain.src << 32 | plain.dst))
     return np.lexsort((ports, plain.dst, plain.src, plain.dst_high, plain.src_high))

@@ -15,7 +15,7 @@ from tcppc.flows.libpcap import Filter
 
 WINDOW_PACKETS = 1 << 16
 WINDOW_BYTES = 64 << 20
-LOOK_PACKETS = 16  # between two looks at how large the window is
+LOOK_PACKETS = 256  # between two looks at how large the window is
 CUT = "ends within a "
 
 
