@@ -42,13 +42,13 @@ def runs(of: Windows, window: Window, plain: Columns, hosts: Hosts) -> Iterator[
     ends = (packed(it.src[begins], it.src_high[begins]), packed(it.dst[begins], it.dst_high[begins]))
 
     def split(low: int, high: int) -> Iterator[tuple[int, Run]]:
-        for place in range(low, high):
-            begin, held, instant = int(it.at[place]), int(it.held[place]), int(instants[place])
-            yield int(it.index[place]), Run(
-                1, instant, instant, int(it.seq[place]), int(it.flags[place]), int(it.size[place]),
-                Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held),
-                int(size[place]), int(captured[place]), macs(view, frames[place : place + 1], of.link)[0],
-            )  # fmt: skip
+        columns = (it.index, it.at, it.held, instants, it.seq, it.flags, it.size, size, captured)
+        lists = (each[low:high].tolist() for each in columns)
+        for no, begin, held, instant, seq, flag, sent, wire, kept, mac in zip(
+            *lists, macs(view, frames[low:high], of.link), strict=True
+        ):
+            data = Pieces(view, (begin,), (begin + held,), 0, 1 if held else 0, held)
+            yield no, Run(1, instant, instant, seq, flag, sent, data, wire, kept, mac)
 
     def times(data: Pieces) -> list[int]:
         found: list[int] = instants[order.pieces[data.low : data.high]].tolist()
