@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcppc.flows import capture_files
+from tcppc.flows.capture_files import Packet
 from tcppc.flows.engine import Engine, Rules
 from tcppc.flows.names import Template
 from tcppc.flows.packets import Totals
@@ -126,6 +127,22 @@ def test_times_are_the_first_packet_s_and_a_second_run_makes_new_names(tmp_path:
     times = (tmp_path / "out" / NAME).stat()
     assert (times.st_mtime_ns, times.st_atime_ns) == (BEGIN, BEGIN)
     assert contents(tmp_path / "out") == {NAME: b"aaaabbbb", f"{NAME}c1": b"aaaabbbb"}
+
+
+def test_a_file_that_was_looked_into_again_is_closed_again(tmp_path: Path) -> None:
+    """A segment of a stream that has ended comes again, and is compared with what is there."""
+    begin = [(101, b"aaaa", DATA), (105, b"", FIN | ACK)]
+    template = Template()
+    engine = Engine(StreamFiles(str(tmp_path / "out"), template), template)
+    before = len(os.listdir("/proc/self/fd"))
+    for story in (begin, [(101, b"aaaa", DATA)]):
+        for number, (instant, frame) in enumerate(frames(*story)):
+            engine.packet(Packet(instant + number, 1, len(frame), frame))
+        engine.settle()
+    engine.finish()
+    assert len(os.listdir("/proc/self/fd")) == before
+    (path,) = (tmp_path / "out").iterdir()
+    assert (path.stat().st_mtime_ns, path.stat().st_atime_ns) == (BEGIN, BEGIN)
 
 
 def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:

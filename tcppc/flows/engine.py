@@ -320,7 +320,7 @@ class Engine:
             rival, flow.rival = flow.rival, None
             self._retire(rival)
         file = flow.file
-        if not file.over:
+        if not file.over or not file.timed:  # looked into again, since it was closed
             self._files.close(file)
         if file.pending:
             self._files.flush_one(file)
