@@ -182,6 +182,27 @@ def test_scanners_that_cannot_be_had(tmp_path: Path, scanner: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_body_goes_on_behind_what_the_capture_lost(tmp_path: Path) -> None:
+    """As on a fast link: packets of 60 kB, several in a row."""
+    body = bytes(range(256)) * 10_000
+    text = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    sizes = range(0, len(text), 60_000)
+    lost = {10, 11, 12, 13, 20, 21, 22}
+    frames = [tcp_packet(SERVER, 80, CLIENT, 1000, 500, b"", SYN | ACK)]
+    frames += [
+        tcp_packet(SERVER, 80, CLIENT, 1000, 501 + at, text[at : at + 60_000], DATA)
+        for number, at in enumerate(sizes)
+        if number not in lost
+    ]
+    (tmp_path / "a.pcap").write_bytes(pcap([(BEGIN + number, frame) for number, frame in enumerate(frames)]))
+    done = tcppc("flows", "-q", "-e", "http", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o"))
+    assert done.returncode == 0
+    parts = [bytes(60_000) if number in lost else text[at : at + 60_000] for number, at in enumerate(sizes)]
+    found = bodies(tmp_path / "o")
+    assert list(found) == [f"{ANSWERED} 001"]
+    assert found[f"{ANSWERED} 001"] == b"".join(parts)[-len(body) :], "which is too long to be shown"
+
+
 def test_a_gap_that_no_lost_packet_makes_ends_the_body(tmp_path: Path) -> None:
     far = (16 << 20) - 10
     head = b"HTTP/1.1 200 OK\r\n\r\nfirst"

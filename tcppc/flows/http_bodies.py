@@ -20,7 +20,8 @@ from tcppc.flows.report import Report
 from tcppc.flows.stream import Verdict
 from tcppc.flows.stream_files import StreamFiles
 
-MOST_GAP_BYTES = 1 << 16
+# Of a stream: so much, and so many times what came of it.
+MOST_GAP_BYTES, MOST_GAP_TIMES = 1 << 20, 4
 MOST_INFLATED_BYTES = 256 << 20  # of one body
 # All bodies of a run together may inflate to so much, and so many times what they are.
 INFLATED_ALLOWANCE_BYTES, INFLATED_TIMES = 1 << 30, 16
@@ -116,9 +117,14 @@ class Bodies(Listener):
             del self._times[each]
 
     def _content(self, flow: Flow) -> Iterator[bytes]:
-        """The stream up to a gap that is too large to be a lost packet: behind it, a few packets could make gigabytes
+        """The stream, as long as there is not much more lost of it than came: else a few packets could make gigabytes
         of zeros."""
-        left = next((at for at, size in flow.stream.gaps if size > MOST_GAP_BYTES), flow.stream.size)
+        left, most = flow.stream.size, MOST_GAP_BYTES + MOST_GAP_TIMES * flow.stream.seen
+        for at, size in flow.stream.gaps:
+            most -= size
+            if most < 0:
+                left = at
+                break
         for part in self._files.content(flow.file):
             yield part[:left]
             left -= len(part)
