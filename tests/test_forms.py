@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import random
 import struct
 from collections.abc import Callable
@@ -121,6 +122,25 @@ def test_packets_that_are_none_are_passed_over(tmp_path: Path) -> None:
 def test_what_is_odd_is_read_packet_by_packet_from_there_on(tmp_path: Path, odd: bytes) -> None:
     found = same(tmp_path, section() + interface() + b"".join(map(packet, range(5))) + odd + packet(9) + packet(10))
     assert found[2].packets >= 5
+
+
+class Broken(io.BytesIO):
+    """A compressed file that is damaged behind its last whole block."""
+
+    def read1(self, size: int | None = -1) -> bytes:
+        found = super().read1(size)
+        if not found:
+            raise EOFError("it is damaged")
+        return found
+
+
+def test_damage_behind_what_is_odd_is_told(tmp_path: Path) -> None:
+    data = section() + interface() + packet(1) + simple(b"odd") + packet(2)
+    engine = Telling(tmp_path)
+    with pytest.raises(CaptureError, match="it is damaged"):
+        batches.read_stream(Broken(data), "it", engine)
+    engine.finish()
+    assert engine.totals.packets == 3
 
 
 def test_wherever_it_is_cut(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def read_stream(
                 _one_by_one(part, source, name, place + at, engine, wanted, stopped)
             except CaptureError as wrong:
                 raise damage or wrong from None
+            if damage:
+                raise damage
             return
         if damage and (not problem or problem.startswith(windows.CUT)):
             raise damage
