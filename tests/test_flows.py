@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tcppc as tcppc_package
 from tcppc import cli
 from tests.captures import ACK, ETHERNET, PSH, SYN, enhanced, interface, option, pcap, section, tcp_packet
 from tests.harness import payload, tcppc, wait_until
@@ -642,6 +643,28 @@ def test_a_terminal_s_interrupt_reaches_both_processes(tmp_path: Path) -> None:
     assert said_last[0] == "tcppc: stopped before the end of the captures; what was read is written"
     root = ET.parse(tmp_path / "o" / "report.xml").getroot()
     assert len(root.findall(f"{DFXML}fileobject")) == len(contents(tmp_path / "o"))
+
+
+def test_who_gives_up_rights_need_not_read_the_program(tmp_path: Path) -> None:
+    """Also not what only a large capture needs."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    program = tmp_path / "program"
+    shutil.copytree(Path(tcppc_package.__file__).parent, program / "tcppc")
+    program.chmod(0o700)
+    place = Path("/tmp") / f"tcppc-of-nobody-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        shutil.chown(place, "nobody", "nogroup")
+        large_capture(place / "a.pcap")
+        words = [sys.executable, "-m", "tcppc", "flows", "-q", "-FM", "-U", "nobody", "-r", str(place / "a.pcap")]
+        done = subprocess.run(
+            [*words, "-o", str(place / "o")], cwd=program, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(list((place / "o").iterdir())) > 300
+    finally:
+        shutil.rmtree(place)
 
 
 def test_rights_are_given_up(tmp_path: Path, capture: Path) -> None:

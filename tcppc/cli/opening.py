@@ -17,7 +17,8 @@ from tcppc.flows.sources import Source
 
 # What is imported where it is used.
 _LATER = (
-    "tcppc.clock", "tcppc.flows.sessions", "tcppc.flows.batches", "tcppc.flows.http_bodies", "brotli", "zstandard",
+    "tcppc.clock", "tcppc.flows.sessions", "tcppc.flows.batches", "tcppc.flows.turns", "tcppc.flows.http_bodies",
+    "brotli", "zstandard", "hashlib", "json",
 )  # fmt: skip
 
 

@@ -350,8 +350,8 @@ class Engine:
 def _different(one: bytes, other: bytes) -> int:
     """How many bytes, as far as both go."""
     size = min(len(one), len(other))
-    same = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
-    return size - same.to_bytes(size, "big").count(0)
+    mixed = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
+    return size - mixed.to_bytes(size, "big").count(0)
 
 
 def _nearer(flow: Flow, run: Run) -> Flow:
