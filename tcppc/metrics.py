@@ -107,6 +107,10 @@ class Collector:
         yield _counter(
             "watch_kernel_drops", "Packets that the watch lost.", (), {(): errors.pop("watch_kernel_drops", 0)}
         )
+        yield _counter(
+            "watch_sources_forgotten", "Sources that the watch forgot to make room for others.", (),
+            {(): errors.pop("watch_sources_forgotten", 0)},
+        )  # fmt: skip
         accept = {name: count for name, count in errors.items() if name.startswith("accept_")}
         yield _counter(
             "accept_errors", "Errors of accept(2), by name.", ("error",),
@@ -136,6 +140,8 @@ class Collector:
         )  # fmt: skip
         sources = sum(len(watch.detector) for watch in sensor.watches)
         yield _gauge("watch_sources", "Sources that the watch remembers.", sources)
+        held = sum(watch.detector.held for watch in sensor.watches)
+        yield _gauge("watch_held_bytes", "Bytes that the watch remembers sources and scans in.", held)
         yield _counter(
             "actions", "Actions by what became of them.", ("result",),
             {(name,): actions.get(name, 0) for name in {*_KNOWN["actions"], *actions}},

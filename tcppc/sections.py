@@ -179,6 +179,11 @@ class Watch:
     slow_hosts: int = setting(20, whole(0, 64), "the same for slow sweeps; 0: none is looked for")
     slow_window: float = setting(6 * 3600, duration(60, 7 * 86400), "seconds in which those of a slow scan come")
     sources: int = setting(1 << 18, whole(1024, 1 << 24), "sources remembered, who was silent longest goes first")
+    memory: int = setting(
+        64 * MIB,
+        size(MIB, 64 * GIB),
+        "bytes of all that is remembered, of all interfaces together; the same goes first",
+    )
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def terms(config: Config) -> watcher.Terms:
     given = config.watch
     rules = scans.Rules(
-        given.ports, given.hosts, given.window, given.slow_ports, given.slow_hosts, given.slow_window, given.sources
-    )
+        given.ports, given.hosts, given.window, given.slow_ports, given.slow_hosts, given.slow_window, given.sources,
+        given.memory // max(1, len(given.interface)),
+    )  # fmt: skip
     own = tuple(map(network, given.address))
     return watcher.Terms(rules, own, given.record, not config.capture.quiet, given.udp)
 

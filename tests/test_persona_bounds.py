@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import socket
 import time
+import tracemalloc
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -300,3 +304,90 @@ def test_what_waits_for_a_data_connection_is_one_a_client() -> None:
     for number in range(50):
         found._await(Place(src="192.0.2.1", dst="192.0.2.2"), 40000 + number, talk("ftp"))
     assert len(found._awaited) == 1
+
+
+# What a session may make a persona remember with few bytes; each is said a hundred times.
+GROWING = {
+    "shell": [b"mkdir -p /tmp/%s/%s\n" % (b"a" * 200, b"b" * 200), b"cd /tmp/%s/%s\n" % (b"a" * 200, b"b" * 200)]
+    + [b"touch f%d\n" % number for number in range(150)]
+    + [b"echo %s > x; cat x x x x x x x x > y; cat y y y y y y y y > z\n" % (b"c" * 1000)],
+    "ftp": [b"USER ftp\r\nPASS x\r\n", b"MKD %s\r\nCWD %s\r\n" % (b"a" * 250, b"a" * 250)]
+    + [b"MKD d%d\r\n" % number for number in range(150)],
+    "redis": [b"SET k%d %s\r\n" % (number, b"v" * 1000) for number in range(90)],
+    "telnet": [b"root\r\n", b"secret\r\n", b"mkdir /tmp/%s\r\n" % (b"a" * 200)],
+}
+
+
+@pytest.mark.parametrize("name", ["shell", "ftp", "redis"])
+def test_what_a_persona_remembers_is_told_to_be_charged(name: str) -> None:
+    made = talk(name)
+    made.hear(GROWING[name][0])
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, held = tracemalloc.get_traced_memory()[0], made.held()
+        for piece in GROWING[name][1:]:
+            made.hear(piece)
+        gc.collect()
+        grown, told = tracemalloc.get_traced_memory()[0] - before, made.held() - held
+    finally:
+        tracemalloc.stop()
+    assert grown > 20_000
+    assert 0.8 * grown <= told <= 2 * grown + 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        ("http", b"POST / HTTP/1.1\r\nContent-Length: 9000000\r\nX: " + b"x" * 5000),
+        ("redis", b"*2\r\n$3\r\nSET\r\n$400000\r\n" + b"x" * 5000),
+        ("mysql", b"\xf0\xf0\x00\x01" + b"x" * 5000),
+        ("mssql", b"\x12\x01\x20\x00\x00\x00\x00\x00" + b"x" * 5000),
+        ("portmap", b"\x80\x00\x20\x00" + b"x" * 5000),
+        ("dns", b"\x20\x00" + b"x" * 5000),
+        ("ssh", b"SSH-2.0-x\r\n\x00\x00\x70\x00" + b"x" * 5000),
+        ("smtp", b"x" * 4000),
+        ("sip", b"INVITE sip:x SIP/2.0\r\n" + b"Via: %s\r\n" % (b"x" * 4000)),
+        ("auto", b"*2\r\n$3\r\nSET\r\n$400000\r\n" + b"x" * 5000),
+    ],
+)
+def test_what_a_persona_heard_and_waits_with_is_told_to_be_charged(name: str, half: bytes) -> None:
+    made = talk(name)
+    if made.speaks_first:
+        made.greet()
+    made.hear(half)
+    assert not made.done
+    assert made.held() >= 4000
+
+
+def test_what_personas_remember_is_within_the_memory_and_comes_back(start: Start, tmp_path: Path) -> None:
+    """With some kB said, a session has a hundred kB remembered: all of them together stay within limits.memory."""
+    (tmp_path / "c.toml").write_text('[limits]\nmemory = "1MiB"\n')
+    sensor = serve(start, "shell", "-c", str(tmp_path / "c.toml"))
+    said = b"".join(GROWING["shell"])
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(sensor.connect()) for _ in range(14)]
+        sensor.said("(#Sessions: 14)")
+        for sock in socks:
+            sock.sendall(said)
+        for sock in socks:  # all are open at once; some are answered, and some are told no more
+            sock.settimeout(1)
+            with contextlib.suppress(OSError):  # nothing more comes, or it was ended
+                while sock.recv(1 << 20):
+                    pass
+        for sock in socks:
+            sock.settimeout(20)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+    ends = [record.get("persona_error") for record in sensor.records(14)]
+    assert ends.count(None) >= 2
+    assert ends.count("bound: memory") >= 2
+    with sensor.connect() as sock:
+        sock.sendall(b"uname\n")
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+    assert b"Linux" in b"".join(b64decode(reply["data"]) for reply in sensor.records(15)[-1]["replies"])
+    assert sensor.stop() == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tcppc.protocols.packet import SYN, Packet
 from tcppc.sightings import Scan, scan_said
 from tcppc.watch.scans import MOST_RUNNING_OF_SOURCE, Detector, Rules
+from tests.plain_scans import Plain
 
 SECOND = 1_000_000_000
 
@@ -173,3 +176,77 @@ def test_many_ports_of_one_scan_are_told_as_ranges() -> None:
     assert over.ports[0] == (1, 500)
     assert over.ports[1] == (1002, 1002)
     assert len(over.ports) == 100
+
+
+def each_ended(detector: Detector, instant: int, all_of_them: bool = False) -> Iterator[Scan]:
+    """They are told in portions, as the watch asks for them."""
+    while over := detector.all_ended(instant) if all_of_them else detector.ended(instant):
+        yield from over
+
+
+RULES = st.builds(
+    Rules,
+    ports=st.sampled_from([0, 2, 3, 5]),
+    hosts=st.sampled_from([0, 2, 4]),
+    window=st.sampled_from([5.0, 60.0]),
+    slow_ports=st.sampled_from([0, 3, 5]),
+    slow_hosts=st.sampled_from([0, 3, 5]),
+    slow_window=st.sampled_from([60.0, 200.0]),
+    sources=st.sampled_from([1, 2, 3, 100]),
+    memory=st.just(1 << 20),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(RULES, st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2))
+def test_what_is_found_is_what_the_plain_words_say(
+    rules: Rules, seed: int, sources: int, hosts: int, ports: int, kinds: int
+) -> None:
+    """Few of each, so that there are scans; pauses, so that they end; more sources than are remembered."""
+    detector, plain, lot, second = Detector(rules), Plain(rules), Random(seed), 1_700_000_000
+    for _ in range(120):
+        if lot.random() < 0.3:
+            second += lot.choice((0, 1, 3, 20, 70))
+            assert list(each_ended(detector, second * SECOND)) == plain.ended(second * SECOND)
+        src, dst, port = lot.randrange(sources), lot.randrange(hosts), lot.randrange(ports)
+        six = kinds == 2 and lot.random() < 0.5
+        addresses = (f"2001:db8:{src}::{port}", f"2001:db8:5::{dst}") if six else (f"192.0.2.{src}", f"10.0.0.{dst}")
+        packet = knock(*addresses, port, "udp" if kinds and lot.random() < 0.5 else "tcp")
+        assert detector.probe(second * SECOND, packet, "nmap") == plain.probe(second * SECOND, packet, "nmap")
+    assert list(each_ended(detector, second * SECOND, all_of_them=True)) == plain.ended(
+        second * SECOND, all_of_them=True
+    )
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 3, 40]), st.sampled_from([4, 300, 5000]), st.sampled_from([2, 90]))
+def test_what_is_found_is_what_the_plain_words_say_of_many_ports_and_hosts(
+    seed: int, sources: int, ports: int, hosts: int
+) -> None:
+    """So many that targets are forgotten, that a source has as many scans as are told, and that ports become a map."""
+    rules, lot = Rules(), Random(seed)
+    detector, plain, now = Detector(rules), Plain(rules), 1_700_000_000 * SECOND
+    for _ in range(900):
+        now += lot.randrange(SECOND // 4) if lot.randrange(40) else lot.randrange(70 * SECOND)
+        if not lot.randrange(10):
+            assert list(each_ended(detector, now)) == plain.ended(now)
+        packet = knock(
+            f"192.0.2.{lot.randrange(sources)}", f"10.0.0.{lot.randrange(hosts)}", lot.randrange(ports), "tcp"
+        )
+        assert detector.probe(now, packet, "") == plain.probe(now, packet, "")
+    assert list(each_ended(detector, now, all_of_them=True)) == plain.ended(now, all_of_them=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_bytes_that_look_like_another_target_mislead_nobody(seed: int, six: bool) -> None:
+    """Ports, addresses and instants of the same few bytes: one target is found in the middle of another's record."""
+    rules, lot = Rules(ports=4, hosts=4, slow_ports=5, slow_hosts=5, window=1), Random(seed)
+    detector, plain = Detector(rules), Plain(rules)
+    now = int.from_bytes(b"\6" * 8, "big")
+    for _ in range(150):
+        now += lot.choice((0, 0, SECOND // 10, 1 << 32))
+        dst = bytes(lot.choice((6, 6, 6, 17)) for _ in range(16 if six else 4))
+        port = int.from_bytes(bytes(lot.choice((6, 17, 0)) for _ in range(2)), "big")
+        packet = Packet(lot.choice(("tcp", "udp")), dst, 5973, dst, port, SYN)._replace(src=bytes(len(dst)))
+        assert detector.probe(now, packet, "") == plain.probe(now, packet, "")

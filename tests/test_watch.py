@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -268,3 +269,68 @@ def test_wrong_words_are_one_line(arguments: tuple[str, ...], words: str) -> Non
     assert done.returncode in (1, 2)
     assert words in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+FLOOD = """
+import socket, struct, sys
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind(("veth0", 0))
+head, tail = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
+for number in range(int(sys.argv[3]), int(sys.argv[4])):
+    while True:
+        try:
+            sock.send(head + struct.pack(">I", 0x0B000000 + number) + tail)
+            break
+        except OSError:  # the queue of the interface is full
+            continue
+"""
+
+
+def flood(net: Net, first: int, last: int) -> None:
+    """A SYN from each of so many made-up sources."""
+    whole = bytes.fromhex("ffffffffffff 020000000001 0800".replace(" ", "")) + ipv4(tcp(dport=80))
+    net.attacker.python(FLOOD, whole[:26].hex(), whole[30:].hex(), str(first), str(last))
+
+
+def test_a_flood_of_made_up_sources_is_within_the_memory_counted_and_said_once(net: Net, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[watch]\nmemory = "1MiB"\nrecord = "scans"\n')
+    watch = Watching(net, tmp_path, "-q", "-c", str(tmp_path / "c.toml"))
+    flood(net, 0, 10_000)
+    watch.says(
+        "more sources than watch.memory and watch.sources hold: who was silent longest is forgotten, and counted."
+    )
+    for port in (90, 91, 92):
+        knock(net.attacker, "tcp", SENSOR[0], port, "x")
+    wait_until(lambda: watch.lines("scan"), "a scan after it")
+    assert watch.stop() == 0
+    assert watch.log.count("more sources than") == 1
+    ledger = (tmp_path / "ledger.jsonl").read_text()
+    forgotten = sum(
+        json.loads(line).get("errors", {}).get("watch_sources_forgotten", 0) for line in ledger.splitlines()
+    )
+    assert 5_000 < forgotten < 10_000
+
+
+def test_out_of_memory_the_watch_goes_on_and_finds_scans_again(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ulimit -v`, for real: set while it runs, and lifted again."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else malloc has 64 MiB of addresses in reserve for each thread
+    (tmp_path / "c.toml").write_text('[watch]\nrecord = "scans"\n')
+    watch = Watching(net, tmp_path, "-q", "-c", str(tmp_path / "c.toml"))
+    flood(net, 0, 2000)
+    pages = int(Path(f"/proc/{watch.process.pid}/statm").read_text().split()[0])
+    hard = resource.RLIM_INFINITY
+    resource.prlimit(watch.process.pid, resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), hard))
+    for first in range(2000, 200_000, 20_000):
+        flood(net, first, first + 20_000)
+        if "out of memory at " in watch.log:
+            break
+    watch.says("out of memory at ")
+    assert watch.process.poll() is None
+    resource.prlimit(watch.process.pid, resource.RLIMIT_AS, (hard, hard))
+    for port in (90, 91, 92):
+        knock(net.attacker, "tcp", SENSOR[0], port, "x")
+    wait_until(lambda: watch.lines("scan"), "a scan")
+    assert watch.stop() == 0
+    assert "Traceback" not in watch.log

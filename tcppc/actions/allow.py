@@ -32,11 +32,13 @@ class Allowed:
     def why(self, address: str) -> str:
         """Why this source is left alone; empty where it is not."""
         known = self._known
-        if address not in known:
+        found = known.get(address)
+        if found is None:  # others may ask, and clear, at the same time
+            found = self._why(address)
             if len(known) >= MOST_REMEMBERED:
                 known.clear()
-            known[address] = self._why(address)
-        return known[address]
+            known[address] = found
+        return found
 
     def _why(self, address: str) -> str:
         packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)

@@ -26,6 +26,8 @@ FOLLOW_SECONDS = 1.0  # how often it looks what `tcppc blocks` did
 LOOK_SECONDS = 60.0  # how often whether the table is still there
 SAY_AGAIN_SECONDS = 60.0
 MOST_UNWRITTEN = 10_000  # lines of the undo log that wait for the disk
+MOST_WAITING = 10_000  # blocks that wait for nft
+SPARE = 1000  # of the heap: so many more than twice the blocks, and it is made anew
 
 Key = tuple[Network, str]
 
@@ -93,10 +95,14 @@ class Blocker:
                 return self._refused(
                     "per_hour", f"not blocked: actions.blocks_per_hour = {self.per_hour} were blocked within an hour"
                 )
+            if len(self._waiting) >= MOST_WAITING:
+                return self._refused("waiting", f"not blocked: {MOST_WAITING} wait already to be put in place")
             until = now + round(rule.action.block * 1e9)
-            self._hold(key, until)
+            entry = Entry("block", now, network, key[1], until, rule.name, event.on, event.session_id)
+            # What waits is put in place whether or not the rest of this comes about: not the other way round.
+            self._waiting.append(entry)
             self._recent.append(now)
-            self._waiting.append(Entry("block", now, network, key[1], until, rule.name, event.on, event.session_id))
+            self._hold(key, until)
         self._wake.set()
         return ""
 
@@ -149,10 +155,15 @@ class Blocker:
             self._number[key[1], key[0].version] -= 1
 
     def _hold(self, key: Key, until: int) -> None:
-        if key not in self._until:
-            self._number[key[1], key[0].version] += 1
-        self._until[key] = until
+        # In an order in which want of memory leaves nothing behind but an end in the heap that nobody misses.
         heapq.heappush(self._soonest, (until, str(key), key))
+        new = key not in self._until
+        self._until[key] = until
+        if new:
+            self._number[key[1], key[0].version] += 1
+        if len(self._soonest) > 2 * len(self._until) + SPARE:  # those that were let go, or made anew, before their end
+            self._soonest = [(end, str(each), each) for each, end in self._until.items()]
+            heapq.heapify(self._soonest)
 
     def _run(self) -> None:
         while not self._stopping or self._waiting:
@@ -166,14 +177,21 @@ class Blocker:
                     time.sleep(GATHER_SECONDS)
                     self._put()
             except Exception as problem:  # of nft, of the disk, or of ours: it goes on
-                self._books.acted("block_errors")
                 self._ready = False  # others may have taken the table away
-                self._complain(f"{problem}; they wait")
+                self._failed(problem)
                 if self._stopping:
                     return
                 self._wake.wait(RETRY_SECONDS)
                 self._wake.clear()
                 time.sleep(0.1)
+
+    def _failed(self, problem: Exception) -> None:
+        try:
+            self._books.acted("block_errors")
+            self._complain(f"{str(problem) or type(problem).__name__}; they wait")
+            self._let_go_late()
+        except MemoryError:  # not even to say so: it is tried again, and the next time may find some
+            return
 
     def _follow(self) -> None:
         """What others wrote into the undo log, and whether others took the table away."""
@@ -204,10 +222,13 @@ class Blocker:
             )
             return []
 
-    def _complain(self, text: str) -> None:
-        if time.monotonic() - self._said.get(text, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
-            self._said = {text: time.monotonic()}
-            self._say(f"Blocks: {text}; all else goes on.")
+    def _complain(self, text: str, count: str = "") -> None:
+        """Once a while; the same words with another count are the same."""
+        now = time.monotonic()
+        if now - self._said.get(text, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._said = {each: when for each, when in self._said.items() if now - when < SAY_AGAIN_SECONDS}
+            self._said[text] = now
+            self._say(f"Blocks: {text}{count}; all else goes on.")
 
     def _begin(self) -> None:
         """The table, and what is in force by the undo log and not in it: this host was started anew."""
@@ -227,8 +248,9 @@ class Blocker:
                 self._hold(key, now + (seconds + 1) * 1_000_000_000)  # nft rounds down
             for block in lost:
                 self._hold((block.network, block.scope), now + block.seconds * 1_000_000_000)
-            made = sorted(entry.instant for entry in known.values() if now - entry.instant < HOUR)
-            self._recent = deque([*made, *self._recent])
+            # Its own of this hour are in both.
+            made = {entry.instant for entry in known.values() if now - entry.instant < HOUR}
+            self._recent = deque(sorted(made.union(self._recent)))
         if there or lost:
             self._say(f"Blocks: {len(there) + len(lost)} networks are blocked, {len(lost)} of them brought back.")
         self._ready, self._review = True, True
@@ -244,8 +266,19 @@ class Blocker:
             return {}
         return known
 
+    def _let_go_late(self) -> None:
+        """What nft did not take in its time."""
+        with self._lock:
+            now, number = time.time_ns(), len(self._waiting)
+            self._waiting = deque(entry for entry in self._waiting if entry.until > now)
+            late = number - len(self._waiting)
+        if late:
+            count = self._books.acted("blocks_late", late)
+            self._complain("some were over before they could be put in place", f" ({count} so far)")
+
     def _put(self) -> None:
         """All that wait, at once: into the kernel first, since that is what they wait for."""
+        self._let_go_late()
         with self._lock:
             entries = list(self._waiting)
             now = time.time_ns()

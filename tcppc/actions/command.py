@@ -60,8 +60,9 @@ class _Process:
                 setattr(self, name, -1)
 
 
-# Those that could not be ended: once they end by themselves, they are waited for.
+# Those that could not be ended, as one that became another user's: once they end by themselves, they are waited for.
 _left: list[_Process] = []
+MOST_LEFT = 32  # from then on none is begun: each stranger could have one more of them
 
 
 def end_all() -> int:
@@ -79,6 +80,10 @@ def run(job: Job) -> Outcome:
     arguments = job.values.arguments(job.rule.action.command)
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/", "TZ": os.environ.get("TZ", "")}
     environment = {name: value for name, value in environment.items() if value} | job.values.environment()
+    with _lock:
+        _left[:] = [each for each in _left if not each.ended()]
+        if len(_left) >= MOST_LEFT:
+            return Outcome(False, f"{MOST_LEFT} commands that could not be ended still run; not one more is begun")
     try:
         process = _start(arguments, environment)
     except OSError as problem:
@@ -110,7 +115,12 @@ def _start(arguments: list[str], environment: dict[str, str]) -> _Process:
     if program is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     theirs_in, ours_in = os.pipe()
-    ours_out, theirs_out = os.pipe()
+    try:
+        ours_out, theirs_out = os.pipe()
+    except OSError:  # no descriptor left: those two are not kept from others
+        os.close(theirs_in)
+        os.close(ours_in)
+        raise
     try:
         pid = os.posix_spawn(
             program,
@@ -125,7 +135,7 @@ def _start(arguments: list[str], environment: dict[str, str]) -> _Process:
             setsigmask=[],
             setsigdef=[signal.SIGPIPE],
         )
-    except OSError:
+    except BaseException:
         os.close(ours_in)
         os.close(ours_out)
         raise

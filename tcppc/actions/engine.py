@@ -131,12 +131,17 @@ class Engine:
     def session(self, on: str, session: Session, data: bytes = b"") -> None:
         """A TCP session was accepted (connect), said something (payload) or is over (end)."""
         if rules := self._on.get(on):
-            before = b""
-            if on == "end":
-                data = _beginning(session)
-            elif on == "payload" and len(session.payloads) > 1:
-                before = _just_before(session)
-            self._ask(rules, self._event_of(on, session, data, before))
+            try:
+                before = b""
+                if on == "end":
+                    data = _beginning(session)
+                elif on == "payload" and len(session.payloads) > 1:
+                    before = _just_before(session)
+                event = self._event_of(on, session, data, before)
+            except Exception as problem:  # out of memory: the session goes on
+                self._fault("Actions", problem)
+                return
+            self._ask(rules, event)
 
     def datagram(self, session: Session) -> None:
         """One datagram is all three at once."""
@@ -182,8 +187,15 @@ class Engine:
                 if rule.wants(event):
                     self._act(rule, event)
             except Exception as problem:
-                if self._books.acted("failed") % 1000 == 1:
-                    self._say(f"Action {rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
+                self._fault(f"Action {rule.name}", problem)
+
+    def _fault(self, what: str, problem: Exception) -> None:
+        """Count it, and say so now and then. Raises nothing."""
+        try:
+            if self._books.acted("failed") % 1000 == 1:
+                self._say(f"{what}: {type(problem).__name__}: {problem}; the sensor goes on.")
+        except MemoryError:  # not even to say so: the next one may be
+            return
 
     def _act(self, rule: Rule, event: Event) -> None:
         if self._jobs.full() and not rule.action.block and not rule.action.digest:  # a flood: nothing more is asked
@@ -214,9 +226,9 @@ class Engine:
             elif self._jobs.full():  # before a record is made that nobody takes
                 self._drop("dropped_queue", "the queue is full")
             else:
-                text = event.record()
-                if self._take(len(text)):
-                    self._queue(rule, event, [text], 1)
+                texts = [event.record()]
+                if self._take(len(texts[0])):
+                    self._queue(rule, event, texts, 1)
 
     def _values(self, event: Event, count: int) -> Values:
         return event.values(self._terms.stamp(event.instant), self._terms.sensor, self._port, count)
@@ -227,8 +239,11 @@ class Engine:
             if self._held + size <= self._books.limits.memory // MEMORY_SHARE:
                 self._held += size
                 return True
-        self._drop("dropped_memory", f"records that wait hold 1/{MEMORY_SHARE} of limits.memory")
+        self._drop_for_memory()
         return False
+
+    def _drop_for_memory(self) -> None:
+        self._drop("dropped_memory", f"records that wait hold 1/{MEMORY_SHARE} of limits.memory")
 
     def _give(self, size: int) -> None:
         with self._lock:
@@ -243,54 +258,67 @@ class Engine:
     def _queue(self, rule: Rule, event: Event, texts: list[str], count: int) -> None:
         """Their memory is taken already."""
         charge = sum(map(len, texts))
-        text = f"[{','.join(texts)}]" if rule.action.digest else texts[0]
-        event = replace(event, record=_told, data=b"")  # the session itself need not wait
-        timeout = rule.action.timeout or self._terms.timeout
-        job = Job(rule, event, self._values(event, count), text, count, timeout, bool(rule.action.digest), charge)
         try:
+            text = f"[{','.join(texts)}]" if rule.action.digest else texts[0]
+            event = _without_session(event)
+            timeout = rule.action.timeout or self._terms.timeout
+            job = Job(rule, event, self._values(event, count), text, count, timeout, bool(rule.action.digest), charge)
             self._jobs.put_nowait(job)
         except queue.Full:
             self._give(charge)
             self._drop("dropped_queue", "the queue is full")
+        except BaseException:
+            self._give(charge)
+            raise
 
     def _gather(self, rule: Rule, event: Event) -> None:
         text = event.record()
-        with self._lock:
-            digest = self._digests.setdefault(rule, _Digest(event, time.monotonic()))
+        with self._lock:  # who tells digests must find its text and its memory together
+            digest = self._digests.get(rule)
+            if digest is None:
+                digest = self._digests[rule] = _Digest(_without_session(event), time.monotonic())
             digest.count += 1
-            room = len(digest.texts) < MOST_DIGEST
-        if room and self._take(len(text)):
-            digest.texts.append(text)
+            if len(digest.texts) >= MOST_DIGEST:
+                return
+            if self._held + len(text) <= self._books.limits.memory // MEMORY_SHARE:
+                digest.texts.append(text)
+                self._held += len(text)
+                return
+        self._drop_for_memory()
 
     def _tell_digests(self, all_of_them: bool = False) -> None:
         now = time.monotonic()
-        due: list[tuple[Rule, _Digest]] = []
         with self._lock:
-            for rule, digest in list(self._digests.items()):
+            due = [
+                rule
+                for rule, digest in self._digests.items()
                 # Those of rules that a reload took away are told at once.
-                gone = rule not in self._terms.rules
-                if all_of_them or gone or now - digest.began >= rule.action.digest:
-                    due.append((rule, self._digests.pop(rule)))
-        for rule, digest in due:
-            self._queue(rule, digest.event, digest.texts, digest.count)
+                if all_of_them or rule not in self._terms.rules or now - digest.began >= rule.action.digest
+            ]
+        for rule in due:
+            try:
+                with self._lock:
+                    digest = self._digests.pop(rule)
+                self._queue(rule, digest.event, digest.texts, digest.count)
+            except Exception as problem:  # the others are told all the same
+                self._fault(f"Action {rule.name}", problem)
 
     def _tick(self) -> None:
         while not self._end.wait(TICK_SECONDS):
             try:
                 self._tell_digests()
+                if time.monotonic() - self._looked > LOOK_SECONDS:
+                    self._looked = time.monotonic()
+                    self._terms.allowed.look()
             except Exception as problem:  # a bug of ours must not end all digests
-                self._say(f"Actions: {type(problem).__name__}: {problem}; the sensor goes on.")
-            if time.monotonic() - self._looked > LOOK_SECONDS:
-                self._looked = time.monotonic()
-                self._terms.allowed.look()
+                self._fault("Actions", problem)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
                 self._do(job)
             except Exception as problem:  # a bug of ours must not cost a worker
-                self._books.acted("failed")
-                self._say(f"Action {job.rule.name}: {type(problem).__name__}: {problem}; the sensor goes on.")
+                self._fault(f"Action {job.rule.name}", problem)
             finally:
                 self._give(job.charge)
 
@@ -317,6 +345,11 @@ def would(rule: Rule, event: Event, values: Values) -> list[str]:
 def _told() -> str:
     """The record of an event that has been told."""
     return ""
+
+
+def _without_session(event: Event) -> Event:
+    """The same for what waits: the session itself, and what it said, need not wait."""
+    return replace(event, record=_told, data=b"", before=b"")
 
 
 def _beginning(session: Session) -> bytes:

@@ -10,14 +10,14 @@ from ipaddress import ip_address
 from typing import Any
 
 from tcppc.actions import tokens
-from tcppc.actions.event import Event, Network, source_key
+from tcppc.actions.event import Event, Network, source_bytes
 from tcppc.sections import Action
 from tcppc.values import network, ports
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked for, and what they get as their own PATH."""
 
-# Sources whose last action is remembered for `once_per`; beyond, who was longest ago acts again.
+# Sources whose last action is remembered for `once_per`, of each rule; beyond, who was longest ago acts again.
 MOST_REMEMBERED = 1 << 16
 # As much of a payload as `match` looks at.
 MATCHED_BYTES = 1 << 16
@@ -68,7 +68,7 @@ class Rule:
         self._ports = tuple(ports(action.ports)) if action.ports else ()
         self._sources: tuple[Network, ...] = tuple(map(network, action.sources))
         self._search = _pattern(action.match) if action.match else None
-        self._last: OrderedDict[Any, int] = OrderedDict()
+        self._last: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def wants(self, event: Event) -> bool:
@@ -96,7 +96,8 @@ class Rule:
         if not self.action.once_per:
             return True
         per = self.action.per
-        key = (source_key(event.src, per.startswith("network")), event.dport if per.endswith("+port") else 0)
+        port = event.dport if per.endswith("+port") else 0
+        key = source_bytes(event.src, per.startswith("network")) + port.to_bytes(2, "big")
         with self._lock:
             last = self._last.get(key)
             if last is not None and event.instant - last < self.action.once_per * 1e9:

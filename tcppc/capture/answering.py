@@ -76,6 +76,7 @@ class Answering:
         self._greeted = not talk.speaks_first
         self._lines = 0
         self._bytes = 0
+        self._held = 0  # the most that the persona ever remembered
         self._charge = REPLY_CHARGE + (0 if self._intake is None else STEP_CHARGE)
         # Shared, so that what is found is in the record however the session ends.
         self._spoken = session.spoken = Spoken(talk.name, credentials=talk.findings.credentials)
@@ -178,9 +179,16 @@ class Answering:
             self._greeted = True
             data += question(talk)
             self._spoken.persona, self._spoken.ssh = talk.name, talk.findings.ssh
+            more = talk.held() - self._held
         except Exception as problem:
             self._fault(problem)
             return b""
+        if more > 0:
+            if not self._books.take(more):
+                self._end_by(self._books.scarce)
+                return b""
+            self._held += more
+            self._session.charge += more
         return self._bounded(data) if data else b""
 
     def _end_by(self, bound: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Captures:
         self._books = books
         self._say = say
         self._pid = os.getpid()
-        self._used: dict[str, None] = {}
+        self._used: OrderedDict[str, None] = OrderedDict()
         self._said = -SAY_AGAIN_SECONDS
 
     def add(self, sessions: Sequence[Session]) -> None:
@@ -78,7 +79,7 @@ class Captures:
             microseconds += 1
         self._used[moment] = None
         if len(self._used) > MOST_REMEMBERED:
-            del self._used[next(iter(self._used))]
+            self._used.popitem(last=False)
         return f"{moment}.{persona}"
 
     def _keep(self, sid: str, session: Session) -> None:

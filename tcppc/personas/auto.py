@@ -59,6 +59,9 @@ class Auto(Talk):
         self._talk, self.name = talk, talk.name
         return talk
 
+    def held(self) -> int:
+        return len(self._before) + (self._talk.held() if self._talk else 0)
+
     def _said(self, data: bytes) -> bytes:
         if self._talk:
             self.done, self.starttls, self.delay = self._talk.done, self._talk.starttls, self._talk.delay

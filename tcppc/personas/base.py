@@ -89,6 +89,11 @@ class Talk:
         """What is said to this; any bytes in any pieces."""
         return b""
 
+    def held(self) -> int:
+        """About how many bytes it remembers now, of what it heard and of what it made of that: its session is charged
+        with the most that it ever was."""
+        return 0
+
     def attach(self, deliver: Callable[[bytes], None]) -> None:
         """The connection is there; `deliver` says something on it and ends it, from any thread."""
 
@@ -118,6 +123,9 @@ class LineTalk(Talk):
         if self.starttls or self.done:
             self._heard.clear()  # what was said in clear text before TLS does not count after it (RFC 3207 §6)
         return bytes(said)
+
+    def held(self) -> int:
+        return len(self._heard)
 
     def line(self, line: bytes) -> bytes:
         """What is said to one line."""

@@ -34,6 +34,10 @@ class Machine:
         self.variables = {"HOME": "/root", "USER": user, "PWD": "/root", "SHELL": "/bin/bash",
                           "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}  # fmt: skip
 
+    def held(self) -> int:
+        """Bytes of what this session has made."""
+        return self.tree.held + sum(map(len, self.variables)) + sum(map(len, self.variables.values()))
+
     def run(self, text: str, piped: str | None = None) -> Answer:
         """One simple command with its redirections."""
         try:

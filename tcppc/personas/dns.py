@@ -74,6 +74,9 @@ class Dns(Talk):
             said += len(reply).to_bytes(2, "big") + reply if reply else b""
         return said
 
+    def held(self) -> int:
+        return len(self._heard)
+
     def _version(self, message: bytes) -> bytes:
         if message[12:].lower()[: len(_VERSION)] != _VERSION or message[2] & 0xF8:
             return b""

@@ -14,6 +14,9 @@ from tcppc.personas.identity import Identity
 from tcppc.personas.registry import high_port
 from tcppc.personas.tree import Tree, TreeError, absolute, long_line
 
+# What a second connection that may never come holds: a listing of all that one session can make is no longer.
+MOST_PENDING = 64 << 10
+
 
 class Data(Talk):
     """The second connection. `push` is called from the first one's thread, before or after this one is there."""
@@ -36,7 +39,7 @@ class Data(Talk):
 
     def push(self, data: bytes) -> None:
         with self._lock:
-            deliver, self._pending = self._deliver, data
+            deliver, self._pending = self._deliver, data[:MOST_PENDING]
         if deliver:
             deliver(data)
 
@@ -57,6 +60,9 @@ class Ftp(LineTalk):
         self._in = False
         self._data: Data | None = None
         self._from = ""
+
+    def held(self) -> int:
+        return super().held() + self._tree.held
 
     def greet(self) -> bytes:
         return f"220 {self.identity.ftp}\r\n".encode()

@@ -55,6 +55,9 @@ class Http(Talk):
             said += answer
         return bytes(said)
 
+    def held(self) -> int:
+        return len(self._heard) + len(self._body)
+
     def _head(self) -> bytes | None:
         """The next request's head; None where more of it is needed."""
         while self._heard[:2] == b"\r\n":

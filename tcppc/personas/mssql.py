@@ -57,6 +57,9 @@ class Mssql(Talk):
                 said += self._prelogin() if kind == _PRELOGIN else self._login(message)
         return said
 
+    def held(self) -> int:
+        return len(self._heard) + len(self._message)
+
     def _prelogin(self) -> bytes:
         major, minor, build = self._version
         values = [(0, bytes((major, minor)) + build.to_bytes(2, "big") + b"\0\0"), (1, _NOT_SUPPORTED), (2, b"\0"),

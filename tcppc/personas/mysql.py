@@ -66,6 +66,9 @@ class Mysql(Talk):
             said += self._command(body) if self._in else self._login(body, number)
         return said
 
+    def held(self) -> int:
+        return len(self._heard)
+
     def _error(self, number: int, code: int, state: bytes, message: str) -> bytes:
         return packet(number, b"\xff" + code.to_bytes(2, "little") + b"#" + state + message.encode("utf-8", "replace"))
 

@@ -131,6 +131,9 @@ class Portmap(Talk):
                 self._record.clear()
         return said
 
+    def held(self) -> int:
+        return len(self._heard) + len(self._record)
+
     def _answer(self, record: bytes) -> bytes:
         try:
             reply, port = answer(self.identity, self.place, record)

@@ -16,6 +16,7 @@ MOST_BULK = 512 << 10
 MOST_COMMAND = 1 << 20
 MOST_INLINE = 64 << 10
 MOST_KEYS = 100
+KEY_CHARGE = 200  # of one key and its value, beside their bytes
 MOST_VALUE = 1024
 MOST_NAMES = 16 << 10
 """Of one command: arguments, bytes of one and of all; of an inline command bytes; keys kept, bytes of each value and of
@@ -56,6 +57,10 @@ class Redis(Talk):
             if words:
                 said += self._run(words)
         return bytes(said)
+
+    def held(self) -> int:
+        words = self._size if self._left else 0
+        return len(self._heard) + words + sum(len(name) + len(value) + KEY_CHARGE for name, value in self._keys.items())
 
     def _next(self) -> list[bytes] | None:
         """The words of the next command, None where more is needed. ValueError for what is no command."""

@@ -10,6 +10,7 @@ import importlib
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,14 +29,15 @@ BUILTIN = (
     "ssh", "telnet", "tftp",
 )  # fmt: skip
 
-# Replies to one UDP source in so many seconds, and how many sources are remembered: over it the oldest go.
+# Replies to one UDP source in so many seconds, and how many sources are remembered (2 MB): over it the oldest go.
 UDP_REPLIES = 30
 UDP_SECONDS = 60.0
 MOST_SOURCES = 10_000
 SMALL_SHARE = 16  # a reply of at most a sixteenth of what it answers is not counted
-# Second connections that are awaited (FTP's data), for how long, and how many at once.
+# Second connections that are awaited (FTP's data), for how long, and how many at once: each holds what it will say, 64
+# KiB at most.
 AWAITED_SECONDS = 30.0
-MOST_AWAITED = 1000
+MOST_AWAITED = 256
 
 PortKey = tuple[str, int]  # ("tcp", 21)
 
@@ -118,8 +120,9 @@ class Personas:
         self.for_datagrams = any(kind.answerer for kind in used)
         self._answerers = {kind.name: kind.answerer(self.identity) for kind in used if kind.answerer}
         self._lock = threading.Lock()
-        self._awaited: dict[tuple[str, str, int], tuple[float, Talk]] = {}
-        self._sources: dict[str | bytes, tuple[float, int]] = {}
+        # One of each client, by (src, dst): until when, which port, who serves it. Both the oldest first.
+        self._awaited: OrderedDict[tuple[str, str], tuple[float, int, Talk]] = OrderedDict()
+        self._sources: OrderedDict[str | bytes, tuple[float, int]] = OrderedDict()
 
     def _kind(self, proto: str, port: int) -> Kind:
         return self._table.get((proto, port), self._default)
@@ -135,21 +138,22 @@ class Personas:
         return made(self.identity, place)
 
     def _await(self, place: Place, port: int, talk: Talk) -> None:
-        now = time.monotonic()
         with self._lock:
-            # Those whose time is over, and the one before it of the same client.
-            for key in [
-                key for key, (until, _) in self._awaited.items() if until < now or key[:2] == (place.src, place.dst)
-            ]:
-                del self._awaited[key]
+            self._awaited.pop((place.src, place.dst), None)  # the one before it of the same client
             while len(self._awaited) >= MOST_AWAITED:
-                del self._awaited[next(iter(self._awaited))]
-            self._awaited[(place.src, place.dst, port)] = time.monotonic() + AWAITED_SECONDS, talk
+                self._awaited.popitem(last=False)
+            self._awaited[place.src, place.dst] = time.monotonic() + AWAITED_SECONDS, port, talk
 
     def _take_awaited(self, place: Place) -> Talk | None:
+        now = time.monotonic()
         with self._lock:
-            until, talk = self._awaited.pop((place.src, place.dst, place.dport), (0.0, None))
-        return talk if until > time.monotonic() else None
+            while self._awaited and next(iter(self._awaited.values()))[0] < now:
+                self._awaited.popitem(last=False)
+            _, port, talk = self._awaited.get((place.src, place.dst), (0.0, 0, None))
+            if talk is None or port != place.dport:
+                return None
+            del self._awaited[place.src, place.dst]
+            return talk
 
     def answer(self, data: bytes, place: Place, findings: Findings) -> tuple[str, bytes]:
         """(persona, reply) to a datagram: never longer than it, and rated for each source. Empty for none."""
@@ -173,10 +177,17 @@ class Personas:
             if until < now:
                 self._sources.pop(source, None)
                 until, count = now + UDP_SECONDS, 0
-                while len(self._sources) >= MOST_SOURCES:
-                    del self._sources[next(iter(self._sources))]
+                self._forget_sources(now)
             self._sources[source] = until, count + 1
             return count < UDP_REPLIES
+
+    def _forget_sources(self, now: float) -> None:
+        """Two whose time is over, since one comes; and who is over the bound."""
+        for _ in range(2):
+            if self._sources and next(iter(self._sources.values()))[0] < now:
+                self._sources.popitem(last=False)
+        while len(self._sources) >= MOST_SOURCES:
+            self._sources.popitem(last=False)
 
 
 def high_port(place: Place) -> int:

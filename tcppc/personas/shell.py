@@ -53,6 +53,9 @@ class Shell(LineTalk):
             self._machine = Machine(self.identity, self.place)
         return self._machine
 
+    def held(self) -> int:
+        return super().held() + (self._machine.held() if self._machine else 0)
+
     def greet(self) -> bytes:
         return f"{self.identity.choose('fortune', _SAYINGS)}\r\n\r\n".encode() + self.prompt()
 

@@ -57,6 +57,9 @@ class Sip(LineTalk):
         super().__init__(identity, place)
         self._lines: list[bytes] = []
 
+    def held(self) -> int:
+        return super().held() + sum(map(len, self._lines))
+
     def line(self, line: bytes) -> bytes:
         if line:
             if len(self._lines) < MOST_LINES:

@@ -69,6 +69,9 @@ class Ssh(Talk):
             said = self._kexinit()
         return said + self._packets()
 
+    def held(self) -> int:
+        return len(self._heard)
+
     def _kexinit(self) -> bytes:
         release = self.identity.openssh.partition("_")[2][:3]
         cookie = self.identity.lot(f"cookie {self.place.now} {self.place.src} {self.place.sport}").randbytes(16)

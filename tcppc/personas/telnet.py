@@ -27,6 +27,9 @@ class Telnet(Talk):
         self._asked = "login"
         self._failed = 0
 
+    def held(self) -> int:
+        return self._shell.held()
+
     def greet(self) -> bytes:
         return OFFER + self._login()
 

@@ -10,6 +10,7 @@ from tcppc.personas.identity import Identity
 
 MOST_FILES = 200
 MOST_FILE_BYTES = 48 << 10
+NODE_CHARGE = 400  # bytes of one file or folder beside its path and what is in it
 MOST_BYTES = 96 << 10
 MOST_DEPTH = 16
 MOST_NAME, MOST_PATH = 255, 1024
@@ -126,6 +127,7 @@ class Tree:
     def __init__(self, identity: Identity) -> None:
         self._written = 0
         self._bytes = 0
+        self.held = 0  # bytes of what this session has made, also of what is gone again
         self.nodes = dict(_first_nodes(identity))
 
     def changeable(self, path: str) -> Node:
@@ -162,6 +164,7 @@ class Tree:
             if self._written >= MOST_FILES or path.count("/") > MOST_DEPTH:
                 raise TreeError("No space left on device")
             self._written += 1
+            self.held += NODE_CHARGE + len(path)
 
     def write(self, path: str, data: bytes, now: float, append: bool = False) -> None:
         """As a shell's > and >>."""
@@ -175,6 +178,7 @@ class Tree:
         self._bytes += min(len(data), MOST_FILE_BYTES)
         if self._bytes > MOST_BYTES:
             raise TreeError("No space left on device")
+        self.held += min(len(data), MOST_FILE_BYTES)
         self.nodes[path] = Node((before + data)[:MOST_FILE_BYTES], node.mode if node else 0o644, "root", now)
 
     def make(self, path: str, now: float) -> None:

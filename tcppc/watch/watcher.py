@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -15,6 +14,7 @@ from tcppc.log import Log
 from tcppc.protocols.packet import ACK, RST, SYN, Packet, decode
 from tcppc.sightings import Probe, Scan, said, scan_said
 from tcppc.watch import own, tools
+from tcppc.watch.datagrams import FLOWS_SHARE, Flows
 from tcppc.watch.ring import Ring, Seen, interface_gone
 from tcppc.watch.scans import Detector, Rules
 
@@ -23,7 +23,8 @@ WAIT_SECONDS = 1.0
 LOOK_SECONDS = 60.0  # how often own addresses are looked for anew
 RETRY_SECONDS = 5.0  # how often an interface that is gone
 MOST_SAID = 50  # lines about scans a second
-MOST_FLOWS = 1 << 17  # UDP flows remembered by who began them
+SAY_AGAIN_SECONDS = 60.0
+SCANS_AT_ONCE = 64  # told together: in a flood each packet may begin one, and each may hold some kB
 _UNICAST = 0  # PACKET_HOST of linux/if_packet.h: neither broadcast, multicast nor another host's
 
 Network = IPv4Network | IPv6Network
@@ -38,21 +39,6 @@ class Terms:
     record: str = "all"
     talkative: bool = True
     udp: bool = True
-
-
-class Flows:
-    """Who began a UDP flow, as far as it is remembered: an answer to this host's own question is no probe."""
-
-    def __init__(self, most: int = MOST_FLOWS) -> None:
-        self._most = most
-        self._ours: OrderedDict[tuple[bytes, int, int], bool] = OrderedDict()
-
-    def ours(self, remote: bytes, rport: int, lport: int, outgoing: bool) -> bool:
-        """A datagram between them: did this host send the first one?"""
-        found = self._ours.setdefault((remote, rport, lport), outgoing)
-        if len(self._ours) > self._most:
-            self._ours.popitem(last=False)
-        return found
 
 
 class Watch:
@@ -74,12 +60,14 @@ class Watch:
         self._intake = intake
         self._log = log
         self._ring = Ring("" if interface == "any" else interface)
-        self.detector = Detector(terms.rules)
-        self._flows = Flows()
+        self.detector = Detector(_of_detector(terms.rules))
+        self._flows = Flows(terms.rules.memory // FLOWS_SHARE)
         self._own: set[bytes] = set()
         self._looked = 0.0
         self._gone = False
         self._second = self._said = self._unsaid = 0  # lines about scans in this second, and those left out
+        self._forgotten = 0  # sources, that were counted
+        self._told_short = -SAY_AGAIN_SECONDS
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"watch {interface}", daemon=True)
 
@@ -96,7 +84,8 @@ class Watch:
 
     def set_terms(self, terms: Terms) -> None:
         self.terms = terms
-        self.detector.rules = terms.rules
+        self.detector.rules = _of_detector(terms.rules)
+        self._flows.memory = terms.rules.memory // FLOWS_SHARE
         self._looked = 0.0
 
     def well(self) -> bool:
@@ -111,13 +100,17 @@ class Watch:
                 if not interface_gone(problem):
                     self._log(f"Watch {self.interface}: {problem.strerror}; going on.")
                 self._wait_for_interface(problem)
+            except MemoryError:
+                self._no_memory("a round")
+                time.sleep(0.1)
             except Exception as problem:  # a bug of ours must not end the watch
                 self._books.error("watch_errors")
                 self._log(f"Watch {self.interface}: {type(problem).__name__}: {problem}; going on.")
                 time.sleep(0.1)
         self._take_all()
-        self._tell(self.detector.all_ended(time.time_ns()))
-        self._count_drops()
+        while scans := self.detector.all_ended(time.time_ns()):
+            self._tell(scans)
+        self._count()
 
     def _round(self) -> None:
         self._ring.wait(WAIT_SECONDS)
@@ -125,21 +118,36 @@ class Watch:
         if not self._looked or now - self._looked > LOOK_SECONDS:
             self._own, self._looked = own.addresses(), now
         self._take_all()
-        self._tell(self.detector.ended(time.time_ns()))
-        self._count_drops()
+        while scans := self.detector.ended(time.time_ns()):
+            self._tell(scans)
+        self._count()
 
     def _take_all(self) -> None:
         for block in self._ring.take():
             self._take(block)
 
-    def _count_drops(self) -> None:
-        if drops := self._ring.count_drops():
-            before = self._books.errors["watch_kernel_drops"]
-            if not before:
+    def _count(self) -> None:
+        """What the kernel lost and what the detector forgot, and a line the first time."""
+        if (drops := self._ring.count_drops()) and self._books.error("watch_kernel_drops", drops) == drops:
+            self._log(f"Watch {self.interface}: packets come faster than they can be looked at; lost ones are counted.")
+        if forgotten := self.detector.forgotten - self._forgotten:
+            self._books.error("watch_sources_forgotten", forgotten)
+            if not self._forgotten:
                 self._log(
-                    f"Watch {self.interface}: packets come faster than they can be looked at; lost ones are counted."
+                    f"Watch {self.interface}: more sources than watch.memory and watch.sources hold: who was silent "
+                    "longest is forgotten, and counted."
                 )
-            self._books.error("watch_kernel_drops", drops)
+            self._forgotten += forgotten
+
+    def _no_memory(self, what: str) -> None:
+        """The machine has none for this; what comes next may find some."""
+        try:
+            count = self._books.error("watch_errors")
+            if time.monotonic() - self._told_short >= SAY_AGAIN_SECONDS:
+                self._told_short = time.monotonic()
+                self._log(f"Watch {self.interface}: out of memory at {what} ({count} faults so far); going on.")
+        except MemoryError:  # not even to say so: the next one may be
+            return
 
     def _wait_for_interface(self, problem: OSError) -> None:
         if not self._gone:
@@ -166,21 +174,28 @@ class Watch:
         udp = 0
         detector = self.detector
         for seen in block:
-            packet = decode(seen.data, seen.kind)
-            if packet is None:
-                continue
-            if packet.proto == "udp":
-                if self.terms.udp and self._is_probe(seen, packet):
-                    udp += 1
-                    scans += detector.probe(seen.instant, packet, "")
-                continue
-            if seen.outgoing or self._is_own(seen, packet.src):
-                continue
-            if packet.flags & (ACK | RST):  # behind extension headers or in a fragment, where the kernel did not look
-                continue
-            tool = tools.name(packet, seen.data)
-            probes.append(Probe(seen.instant, packet, seen.data, seen.vlan, self.interface, tool))
-            scans += detector.probe(seen.instant, packet, tool)
+            try:
+                packet = decode(seen.data, seen.kind)
+                if packet is None:
+                    continue
+                if packet.proto == "udp":
+                    if self.terms.udp and self._is_probe(seen, packet):
+                        udp += 1
+                        scans += detector.probe(seen.instant, packet, "")
+                    continue
+                if seen.outgoing or self._is_own(seen, packet.src):
+                    continue
+                # Behind extension headers or in a fragment, where the kernel did not look.
+                if packet.flags & (ACK | RST):
+                    continue
+                tool = tools.name(packet, seen.data)
+                probes.append(Probe(seen.instant, packet, seen.data, seen.vlan, self.interface, tool))
+                scans += detector.probe(seen.instant, packet, tool)
+            except MemoryError:
+                self._no_memory("a packet")
+            if len(scans) >= SCANS_AT_ONCE:
+                self._tell(scans)
+                scans = []
         syns = sum([1 for probe in probes if probe.packet.flags & SYN])
         self._books.saw(syns, len(probes) - syns, udp)
         self._tell_probes(probes)
@@ -204,21 +219,34 @@ class Watch:
 
     def _tell_probes(self, probes: list[Probe]) -> None:
         if self.terms.talkative and probes:
-            stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", probes[0].instant // 1_000_000_000)
-            self._log.write_text([f"{stamp}{said(probe)}\n" for probe in probes])
+            try:
+                stamp = self._log.zone.format("%Y-%m-%d %H:%M:%S: ", probes[0].instant // 1_000_000_000)
+                self._log.write_text([f"{stamp}{said(probe)}\n" for probe in probes])
+            except MemoryError:
+                self._log.lost += len(probes)
+                self._no_memory("log lines")
         if self.terms.record == "all" and probes:
             self._record(probes)
-        if self.act:
-            for probe in probes:
-                self.act(probe)
+        for probe in probes if self.act else ():
+            self._act(probe)
+
+    def _act(self, seen: Probe | Scan) -> None:
+        try:
+            if self.act:
+                self.act(seen)
+        except MemoryError:
+            self._no_memory("an action")
 
     def _tell(self, scans: list[Scan]) -> None:
         for scan in scans:
-            self._say(scan)
+            try:
+                self._say(scan)
+            except MemoryError:
+                self._log.lost += 1
+                self._no_memory("a log line")
             if not scan.ended:
                 self._books.scan(scan.kind, scan.proto, scan.slow)
-                if self.act:
-                    self.act(scan)
+                self._act(scan)
         if self.terms.record != "off" and scans:
             self._record(scans)
 
@@ -239,13 +267,29 @@ class Watch:
         self._log.write_text([f"{stamp}{scan_said(scan)}\n"])
 
     def _record(self, sightings: Sequence[Probe | Scan]) -> None:
-        """To the writer, as far as there is memory."""
-        if self._books.take_sightings(sum([seen.charge for seen in sightings])):
-            for seen in sightings:
-                self._intake.put(seen)
+        """To the writer, as far as there is memory. Each is charged, and handed over or given back."""
+        left = sum([seen.charge for seen in sightings])
+        if self._books.take_sightings(left):
+            done = 0
+            try:
+                for done, seen in enumerate(sightings):  # noqa: B007 - how far it came
+                    self._intake.put(seen)
+            except MemoryError:
+                self._books.give_sightings(sum([seen.charge for seen in sightings[done:]]))
+                self._books.error("sightings_not_recorded", len(sightings) - done)
+                self._no_memory("records")
             return
         for seen in sightings:  # memory is nearly out
             if not self._books.take_sightings(seen.charge):
                 self._books.error("sightings_not_recorded")
-            else:
+                continue
+            try:
                 self._intake.put(seen)
+            except MemoryError:
+                self._books.give_sightings(seen.charge)
+                self._books.error("sightings_not_recorded")
+
+
+def _of_detector(rules: Rules) -> Rules:
+    """Its share of the memory."""
+    return rules._replace(memory=rules.memory - rules.memory // FLOWS_SHARE)
