@@ -43,6 +43,7 @@ class Record:
     shaken: bool  # a TLS handshake was done
     id: str
     claimed: tuple[str, int] | None = None
+    headless: bool = False  # a PROXY protocol header should have come and did not, or not whole
 
 
 def instant(stamp: str) -> int:
@@ -70,6 +71,7 @@ def record_of(values: dict[str, Any]) -> Record:
         bool(values.get("tls", {}).get("version")),
         values["id"],
         (flow["src"], flow["sport"]) if proxy else None,
+        bool(proxy and proxy.get("error")),
     )
 
 

@@ -6,17 +6,20 @@ alone are copied: what a full disk cut off is taken back by the sensor, and half
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import shutil
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.05
 READ_BYTES = 8 << 20
 REMOVED_SECONDS = 10.0
-DATA = re.compile(r"soak-.*\.jsonl(\.\d+)?")  # also one that was renamed, not what is compressed
+DATA = re.compile(r"(soak-.*\.jsonl(?:\.\d+)?)(\.gz|\.zst)?")  # also one that was renamed
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Follower(threading.Thread):
         self._disk = disk
         self._open: dict[tuple[int, int], Copy] = {}
         self._number = 0
+        self._names: set[str] = set()
         self._ending = threading.Event()
         self._lock = threading.Lock()
         copies.mkdir()
@@ -66,8 +70,11 @@ class Follower(threading.Thread):
             except FileNotFoundError:  # renamed just now: the next look finds it
                 continue
             for entry in entries:
-                if DATA.fullmatch(entry.name):
+                match = DATA.fullmatch(entry.name)
+                if match and not match[2]:
                     self._enter(entry)
+                elif match and match[1] not in self._names:  # it came and was compressed between two looks
+                    self._unpack(Path(entry.path), match[1])
 
     def _enter(self, entry: os.DirEntry[str]) -> None:
         try:
@@ -79,8 +86,23 @@ class Follower(threading.Thread):
         if key in self._open:
             os.close(fd)
             return
+        self._open[key] = Copy(fd, self._copy_for(entry.name))
+
+    def _copy_for(self, name: str) -> Path:
+        self._names.add(name)
         self._number += 1
-        self._open[key] = Copy(fd, self.copies / f"{self._number:05d}-{entry.name}")
+        return self.copies / f"{self._number:05d}-{name}"
+
+    def _unpack(self, path: Path, name: str) -> None:
+        try:
+            with (
+                path.open("rb") as source,
+                _opened(source, path.suffix) as plain,
+                self._copy_for(name).open("wb") as copy,
+            ):
+                shutil.copyfileobj(plain, copy)
+        except FileNotFoundError:  # removed just now, for keep_bytes
+            return
 
     def _take(self, copy: Copy) -> None:
         while data := os.pread(copy.fd, READ_BYTES, copy.taken):
@@ -109,3 +131,12 @@ class Follower(threading.Thread):
         for copy in self._open.values():
             os.close(copy.fd)
         self._open.clear()
+
+
+def _opened(source: IO[bytes], ending: str) -> Any:
+    """A compressed file's plain bytes, as a context manager with read()."""
+    if ending == ".gz":
+        return gzip.GzipFile(fileobj=source, mode="rb")
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(source, closefd=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from base64 import b64encode
 
 from tests.soak import notes
 from tests.soak.notes import Part
@@ -162,10 +163,10 @@ def proxy(visit: Visit) -> None:
     visit.connect(source=world.balancer, target=world.targets[0])
     claimed = f"203.0.113.{lot.randint(1, 254)}", lot.randrange(1024, 65536)
     header = _header(lot.random() < 0.5, *claimed, visit.note.dport)
+    visit.note.header, visit.note.claimed = b64encode(header).decode("ascii"), claimed
     rest = visit.made(lot.randint(0, 3000))
     if lot.random() < 0.5:  # in one piece with what follows
         visit.note.parts.append(rest)
-        visit.note.header, visit.note.claimed = len(header), claimed
         visit.write(header, carried=0)
         visit.write(notes.content([rest]))
     else:
@@ -173,7 +174,6 @@ def proxy(visit: Visit) -> None:
         visit.write(header[:cut], carried=0)
         visit.pause(lot.uniform(0, 0.5))
         visit.write(header[cut:], carried=0)
-        visit.note.header, visit.note.claimed = len(header), claimed
         visit.say(rest, pieces=2)
     visit.finish()
 
