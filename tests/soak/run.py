@@ -25,7 +25,7 @@ from tests.soak.follower import Follower
 from tests.soak.helpers import Helper
 from tests.soak.janitor import Janitor
 from tests.soak.judge import Judge, Judgement
-from tests.soak.meter import Meter, shown
+from tests.soak.meter import Meter, held, shown
 from tests.soak.place import Place, PlaceError
 from tests.soak.report import Report
 from tests.soak.sensor import STOPPED, Sensor, SensorError
@@ -91,6 +91,7 @@ class Soak:
         self.folder = folder
         self.problems: list[str] = []
         self.meter = Meter()
+        self.descriptors: dict[str, int] = {}  # what the sensor had open when it was told to stop
         self.record = given.record or ("events" if seed % 2 else "sessions")
         self.lot = random.Random(seed)
         self.why_loopback = "asked for" if given.loopback else place.why_loopback()
@@ -189,6 +190,7 @@ class Soak:
         self.strangers.say("stop")
         time.sleep(LAST_VISITS_SECONDS)
         self._measure()
+        self.descriptors = held(self.sensor.pid)
         try:
             if self.sensor.alive():
                 self.sensor.end(STOPPED)
@@ -236,7 +238,7 @@ class Soak:
         report = Report(
             self.seed, self.record, minutes, where, found, counted, seen, self.sensor.lives, doing.done,
             self.meter.trends(self.began), beside, kernel, account.text,
-            self.meter.counted("sessions_dropped", "kernel_udp_drops"),
+            self.meter.counted("sessions_dropped", "kernel_udp_drops"), self.descriptors,
         )  # fmt: skip
         report.unexplained += evidence.log_problems(self.sensor.log)
         report.unexplained += self.problems + evidence.account_problems(account, self.sensor.lives) + seen.problems
