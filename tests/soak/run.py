@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -84,6 +85,22 @@ def chosen_faults(text: str) -> list[Fault]:
     return [faults.BY_NAME[name] for name in found]
 
 
+class Interrupts:
+    """SIGINT and SIGTERM: the first one ends the strangers' time, where they are at it; any other ends all."""
+
+    def __init__(self) -> None:
+        self.first = False
+        self.patient = False  # is somebody there who looks at `first`?
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._came)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self.first or not self.patient:
+            raise KeyboardInterrupt
+        self.first = True
+        print("interrupted: what was sent so far is judged; once more ends all at once", file=sys.stderr)
+
+
 class Soak:
     def __init__(self, given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -> None:
         self.given = given
@@ -123,7 +140,7 @@ class Soak:
         errors = self.folder / "strangers.err"
         return Helper("tests.soak.strangers", [str(path)], self.place.strangers_prefix, errors, janitor)
 
-    def keep_going(self) -> Faults:
+    def keep_going(self, interrupts: Interrupts) -> Faults:
         """Until the time is over, or something makes going on senseless."""
         stage = Stage(self.place, self.settings, self.sensor, self.follower, self.strangers, self.neighbours, self.lot)
         self.stage = stage
@@ -135,12 +152,14 @@ class Soak:
         doing = Faults(stage, chosen, self.given.pause, lives_until)
         doing.start()
         next_line = time.monotonic() + LINE_SECONDS
-        while time.monotonic() < until and self._well():
+        interrupts.patient = True
+        while time.monotonic() < until and not interrupts.first and self._well():
             time.sleep(1)
             self._measure()
             if time.monotonic() >= next_line:
                 next_line += LINE_SECONDS
                 self._say(len(doing.done))
+        interrupts.patient = False
         doing.close()
         self.problems += doing.failures
         return doing
@@ -268,10 +287,6 @@ class Soak:
         return judge.close(), seen
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(sys.argv[1:] if argv is None else argv)
     chosen_faults(given.faults)
@@ -280,10 +295,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"seed {seed}", flush=True)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="tcppc-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _interrupted)
+    if any(folder.iterdir()):
+        print(f"soak: --folder {folder}: expected an empty one", file=sys.stderr)
+        return 2
+    interrupts = Interrupts()
     janitor = Janitor()
     try:
-        return _run(given, seed, folder.resolve(), janitor)
+        return _run(given, seed, folder.resolve(), janitor, interrupts)
     except (PlaceError, SensorError) as problem:
         print(f"soak: {problem}; see {folder}", file=sys.stderr)
         return 1
@@ -294,10 +312,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         janitor.close()
 
 
-def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -> int:
+def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor, interrupts: Interrupts) -> int:
     soak = Soak(given, seed, folder, janitor)
     print(f"{soak.record}, {soak.place.targets}, data and logs in {folder}", flush=True)
-    doing = soak.keep_going()
+    doing = soak.keep_going(interrupts)
     soak.stop()
     report = soak.judge(doing)
     text = "\n".join(report.lines())
@@ -312,8 +330,6 @@ def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -
 
 def _tidy(folder: Path) -> None:
     """What is large and nobody needs any more."""
-    import shutil
-
     for name in ("copies", "sessions"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("notes.jsonl", "recovered.jsonl", "captures.log", "touched"):
