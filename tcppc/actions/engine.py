@@ -87,7 +87,7 @@ class Engine:
         ]
 
     def set_terms(self, terms: Terms) -> None:
-        terms.allowed.look()
+        """From now on these; their `allowed` has looked around already."""
         on: dict[str, list[Rule]] = {}
         for rule in terms.rules:
             for moment in rule.action.on:

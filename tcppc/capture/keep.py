@@ -107,6 +107,10 @@ class Keeper:
                     self.closed(str(path))
         self._todo.put("")
 
+    def adopt(self, pattern: str, compress: str, keep_bytes: int) -> None:
+        """From the next file on."""
+        self.pattern, self.compress, self.keep_bytes = pattern, compress, keep_bytes
+
     def closed(self, path: str) -> None:
         """This file will not be written to again."""
         self._todo.put(path)
