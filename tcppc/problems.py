@@ -9,3 +9,16 @@ class Misuse(Exception):  # noqa: N818 - a family of errors, no error of its own
 
 class Failure(Exception):  # noqa: N818
     """What went wrong at run time: exit code 1."""
+
+
+# CPython tells nothing but this of a thread that pthread_create(3) refused.
+_CANNOT = "can't start new thread"
+NO_THREAD = (
+    "no thread can be started: expected ulimit -u, TasksMax= or pids.max above the sessions that are wanted, and a "
+    "container runtime that lets clone3(2) through"
+)
+
+
+def is_lack_of_threads(problem: BaseException) -> bool:
+    """Did the machine give no thread? Then NO_THREAD says what would be right."""
+    return isinstance(problem, RuntimeError) and _CANNOT in str(problem)

@@ -82,6 +82,7 @@ FLOORS = {
     "tcppc.clock": 1,
     "tcppc.values": 1,
     "tcppc.problems": 0,
+    "tcppc.text": 0,
     "tcppc.records": 1,
     "tcppc.config": 1,
     "tcppc.log": 1,

@@ -149,8 +149,6 @@ def recover_command(argv: Sequence[str]) -> int:
                         assembler.add(record)
             end_half_line(output.fileno())
             return _recover(assembler, files, output)
-    except BrokenPipeError:
-        raise
     except OSError as problem:
         where = problem.filename or given.output
         if where is None:

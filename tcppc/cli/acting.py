@@ -161,9 +161,9 @@ def blocks_command(argv: Sequence[str]) -> int:
 
 
 def _list(found: Config, as_json: bool) -> int:
-    rows, sure = blocks.listed(found)
-    if not sure:
-        print("tcppc: nft cannot be asked: this is what the undo log says.", file=sys.stderr)
+    rows, said = blocks.listed(found)
+    if said:
+        print(f"tcppc: {said}", file=sys.stderr)
     for row in rows:
         if as_json:
             print(json.dumps(row))

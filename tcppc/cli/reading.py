@@ -50,10 +50,8 @@ def show_command(argv: Sequence[str]) -> int:
         found = recover.assembled(found)
         done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
         return tell(damaged) or done
-    except BrokenPipeError:
-        raise
     except OSError as problem:
-        if problem.filename is None:  # it is the output that failed
+        if problem.filename is None:
             raise
         raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
     except show.DataError as problem:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tcppc import __version__, acting, config, daemon, sensor, show
 from tcppc.capture.files import LEDGER
+from tcppc.cli import standard
 from tcppc.cli.arguments import (
     ABOUT,
     PROGRAM,
@@ -51,7 +52,10 @@ def serve(argv: Sequence[str]) -> int:
 
     def started(running: sensor.Sensor) -> None:
         if arguments.hints:
-            print(_hints(running), flush=True)
+            try:
+                print(_hints(running), flush=True)
+            except standard.OutputError as problem:  # the sensor has better to do than to end for that
+                running.log(f"--hints: {problem}; the sensor goes on.")
 
     return daemon.serve(lambda: config.load(arguments.file, given, given_actions(arguments)), started)
 

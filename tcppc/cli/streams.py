@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
+from tcppc import folders
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.opening import become, first_source, output, source, tell
 from tcppc.cli.progress import Progress
@@ -87,7 +88,9 @@ class _Run:
         template, folder = wanted.template, wanted.folder
         # Bodies are shown once their streams are whole: until then those wait where nobody sees them.
         self._hidden = (
-            tempfile.TemporaryDirectory(prefix="tcppc-") if wanted.console and "http" in wanted.scanners else None
+            tempfile.TemporaryDirectory(prefix="tcppc-", dir=folders.temporary())
+            if wanted.console and "http" in wanted.scanners
+            else None
         )
         if self._hidden:
             template, folder = template.with_suffix(""), self._hidden.name
@@ -358,7 +361,7 @@ def _other() -> sharing.Other:
 
 def _fragment() -> TextIO:
     """What the other process writes of the report: both have it open."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")
+    return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-", dir=folders.temporary())
 
 
 def run(wanted: Wanted) -> Exit:
