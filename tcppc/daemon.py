@@ -23,6 +23,7 @@ from tcppc.config import Config, ConfigError, changed
 from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
+from tcppc.problems import NO_THREAD, is_lack_of_threads
 from tcppc.records import Encoder
 from tcppc.sensor import Sensor, build, captures_of, check, naming, needed, terms, tls_context, use_personas
 
@@ -50,7 +51,7 @@ _FIXED = {
 
 
 def _start(sensor: Sensor) -> None:
-    log = sensor.log
+    """All of it, or nothing: what runs already is stopped again."""
     threading.stack_size(STACK_BYTES)
     try:
         sensor.writer.start()
@@ -58,6 +59,21 @@ def _start(sensor: Sensor) -> None:
         raise StartError(
             f"Failed to create a session file: {problem.filename or sensor.config.tcppc.tcpFileFmt}: {problem.strerror}"
         ) from None
+    except RuntimeError:  # no thread, and nobody else to close what the writer opened
+        if sensor.file:
+            sensor.file.close()
+        if sensor.ledger:
+            sensor.ledger.end()
+        raise
+    try:
+        _start_others(sensor)
+    except BaseException:
+        _stop(sensor)
+        raise
+
+
+def _start_others(sensor: Sensor) -> None:
+    log = sensor.log
     if sensor.keeper:
         sensor.keeper.start()
     mode = {"on": "TLS", "auto": "TCP, TLS where a client speaks it", "off": "TCP"}[sensor.config.tls_mode]
@@ -70,10 +86,7 @@ def _start(sensor: Sensor) -> None:
             log(f"Server Mode: {said}")
         for server in servers:
             log(f"Listen: {server.name}")
-            try:
-                server.start()
-            except RuntimeError as problem:
-                raise StartError(f"Failed to start a thread: {problem}; TasksMax or ulimit -u may be too low") from None
+            server.start()
         if servers:
             log(f"Start {kind} server.")
     if sensor.prober:
@@ -272,8 +285,10 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
         _put_rules(sensor)
         _settle_capabilities(sensor)
         _start(sensor)
-    except BaseException:
+    except BaseException as problem:
         sensor.rules.remove()
+        if is_lack_of_threads(problem):
+            raise StartError(NO_THREAD) from None
         raise
     started(sensor)
     notifier = Notifier()

@@ -261,7 +261,8 @@ class Metrics:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
+        if self._thread.ident:  # else nobody would answer
+            self._server.shutdown()
         self._server.server_close()
 
     def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

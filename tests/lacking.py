@@ -18,7 +18,8 @@ from tests.harness import PATIENCE
 
 UID = 54321
 _PLAIN = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--inh-caps", "-all", "--bounding-set")
-PACKAGES = ("tcppc", "toml", "pytz", "h11")
+PACKAGES = ("tcppc", "toml", "pytz")
+THEIRS = ("h11", "prometheus_client")  # of use where they are there
 
 
 def open_python(*prefix: str) -> str:
@@ -34,11 +35,11 @@ def open_python(*prefix: str) -> str:
 
 def copied_packages(folder: Path) -> Path:
     """tcppc and what it needs, where every user may read: this project's folder may be closed, and so may Python's."""
-    for name in PACKAGES:
+    for name in (*PACKAGES, *THEIRS):
         spec = importlib.util.find_spec(name)
-        assert spec
-        assert spec.origin
-        shutil.copytree(Path(spec.origin).parent, folder / "packages" / name)
+        assert name in THEIRS or spec
+        if spec and spec.origin:
+            shutil.copytree(Path(spec.origin).parent, folder / "packages" / name)
     return folder / "packages"
 
 
@@ -53,10 +54,12 @@ class Nameless:
         self.work.mkdir()
         self.work.chmod(0o777)
 
-    def command(self, *arguments: str, shell: str = "") -> list[str]:
-        """tcppc with these; `shell` is what the user's shell does first."""
+    def command(self, *arguments: str, shell: str = "", capabilities: str = "-all") -> list[str]:
+        """tcppc with these; `shell` is what the user's shell does first, `capabilities` as setpriv(1) has them."""
         words = [self.python, "-m", "tcppc", *arguments]
-        return [*_PLAIN, "-all", "sh", "-c", f'{shell}exec "$@"', "sh", *words]
+        given = ("-all",) if capabilities == "-all" else (f"-all,{capabilities}", "--ambient-caps", capabilities)
+        inherited = [capabilities if word == "-all" else word for word in _PLAIN]
+        return [*inherited, *given, "sh", "-c", f'{shell}exec "$@"', "sh", *words]
 
     def environment(self, **more: str) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(self.packages), "PYTHONDONTWRITEBYTECODE": "1", **more}

@@ -67,7 +67,8 @@ class Blocker:
         """Put in place what waits; what is blocked stays so."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.ident:
+            self._thread.join(timeout)
 
     def active(self) -> int:
         """How many networks are blocked now."""

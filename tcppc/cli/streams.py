@@ -64,7 +64,7 @@ class _Run:
         # From here on there may be two of us, of which the other one is told nothing and tells nobody.
         shared = self._shared()
         self._fragment = _fragment() if shared else None
-        self._other = _other() if shared else None
+        self._other = _other() if self._fragment else None
         self._is_other = bool(self._other and self._other.is_it)
         self._turns: Turns | None = None
         self._lost: sharing.Ended | None = None  # the other one is gone, in the middle of it
@@ -353,10 +353,13 @@ class _Run:
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
 
 
-def _other() -> sharing.Other:
+def _other() -> sharing.Other | None:
     from tcppc.flows import turns  # it needs numpy
 
-    return sharing.Other(turns.BYTES)
+    try:
+        return sharing.Other(turns.BYTES)
+    except OSError:  # one process does all of it, as where there is one processor
+        return None
 
 
 def _fragment() -> TextIO:
