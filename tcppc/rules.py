@@ -173,7 +173,7 @@ def _connect(port: int) -> None:
             socket.create_connection((address, port), ANSWER_SECONDS).close()
             return
         except OSError as problem:
-            last = problem
+            last = last or problem  # of IPv4, the one that the sensor listens on unless it was told otherwise
     raise last or OSError(f"{shown('127.0.0.1', port)}: no answer")
 
 

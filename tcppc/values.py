@@ -100,7 +100,7 @@ def duration(low: float, high: float) -> Converter:
     return convert
 
 
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})")
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\[\]\s]+)?)\]|([^\[\]:/\s]+)):(\d{1,5})")
 
 
 def host_and_port(value: str) -> tuple[str, int]:

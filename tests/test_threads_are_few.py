@@ -134,7 +134,7 @@ def test_captures_are_read_by_one_process_where_there_can_be_no_second(tmp_path:
         for port in range(200)
     ]
     capture.write_bytes(captures.pcap([(10**18 + number, frame) for number, frame in enumerate(frames)]))
-    found = []
+    found: list[dict[str, int]] = []
     for prefix in ((), lacking.refusing(("clone", errno.EAGAIN))):
         folder = tmp_path / f"out-{len(found)}"
         words = [*prefix, sys.executable, "-m", "tcppc", "flows", "-q", "-r", str(capture), "-o", str(folder)]

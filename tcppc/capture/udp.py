@@ -68,7 +68,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self._log = log
         self._drops = 0
         self._said = -SAY_AGAIN_SECONDS
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        super().__init__(sockets.bound(address, port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         self._shared = given is not None
         if given:
             self._take_over(given)
@@ -79,7 +79,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
     @property
     def name(self) -> str:
         """host:port as listened on."""
-        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self.server_address)
 
     @property
     def port(self) -> int:
