@@ -11,6 +11,7 @@ import re
 
 _LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9A-Fa-f]{2})")
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+_PIECES = re.compile(r"\\x[0-9a-f]{2}|.", re.DOTALL)
 
 
 def kept(data: bytes) -> str:
@@ -18,6 +19,18 @@ def kept(data: bytes) -> str:
     if b"\\" in data:
         data = _LOOKS_ESCAPED.sub(rb"\\x5c", data)
     return data.decode("utf-8", "backslashreplace")
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of what `kept` made, of at most so many characters and of whole bytes."""
+    if len(text) <= most:
+        return text
+    end = 0
+    for piece in _PIECES.finditer(text):
+        if piece.end() > most:
+            break
+        end = piece.end()
+    return text[:end]
 
 
 def bytes_of(text: str) -> bytes:
