@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import toml
 
-from tcppc import clock
+from tcppc import clock, hostname
 from tcppc.problems import Misuse
 from tcppc.sections import Action, Actions, Capture, Files, Limits, Metrics, Personas, Rules, Tcppc, Watch
+from tcppc.text import named
 from tcppc.values import port_list, text
 from tcppc.values import ports as port_ranges
 
@@ -50,7 +50,7 @@ class Config:
 
     @property
     def sensor(self) -> str:
-        return self.capture.sensor or socket.gethostname()
+        return named(self.capture.sensor) or hostname.name()
 
 
 SECTIONS: dict[str, type] = {

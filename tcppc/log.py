@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 
 from tcppc.clock import Zone
+from tcppc.text import ESCAPED
 
 # A pipe that poll(2) calls writable takes at least this much without blocking (POSIX PIPE_BUF on Linux).
 PIPE_BUF = 4096
@@ -112,7 +113,7 @@ class Log:
         chunk: list[str] = []
         room = PIPE_BUF
         for line in lines:
-            length = len(line) if line.isascii() else len(line.encode("utf-8", "backslashreplace"))
+            length = len(line) if line.isascii() else len(line.encode("utf-8", ESCAPED))
             if chunk and length > room:
                 self._put_if_room(chunk)
                 chunk, room = [], PIPE_BUF
@@ -123,7 +124,7 @@ class Log:
 
     def _put_if_room(self, chunk: list[str]) -> None:
         """Lines that fit into PIPE_BUF together, or one longer line, which goes in pieces and may lose its end."""
-        data = "".join(chunk).encode("utf-8", "backslashreplace")
+        data = "".join(chunk).encode("utf-8", ESCAPED)
         with self._lock:
             if self._torn:
                 data = b"\n" + data
@@ -136,7 +137,7 @@ class Log:
             self._torn = False
 
     def _put(self, text: str, count: int) -> None:
-        self._put_bytes(text.encode("utf-8", "backslashreplace"), count)
+        self._put_bytes(text.encode("utf-8", ESCAPED), count)
 
     def _put_bytes(self, data: bytes, count: int) -> None:
         try:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tcppc import hostname
 from tcppc.capture import sockets
 from tcppc.capture.books import PAYLOAD_CHARGE, SESSION_CHARGE, Books, source_key
 from tcppc.capture.files import DataFile, Naming
@@ -68,7 +69,7 @@ class Records:
         self._books = Books(limits)
         self._intake = Intake(talkative=False)
         file = DataFile(Naming(path.replace("%", "%%"), 0, 0, zone), lambda line: None, lambda closed: None)
-        self._writer = Writer(self._intake, self._books, Log(zone), Encoder(zone, socket.gethostname()), file)
+        self._writer = Writer(self._intake, self._books, Log(zone), Encoder(zone, hostname.name()), file)
         self._writer.start()
 
     def begin(self, session: Session) -> None:

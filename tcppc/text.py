@@ -7,6 +7,7 @@ sequence of bytes. `harmless` is for people: one line, which does nothing to a t
 
 from __future__ import annotations
 
+import codecs
 import re
 
 _LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9A-Fa-f]{2})")
@@ -36,10 +37,7 @@ def cut(text: str, most: int) -> str:
 def bytes_of(text: str) -> bytes:
     """What `kept` made this text of."""
     pieces = _ESCAPED.split(text)
-    return b"".join(
-        bytes.fromhex(piece) if number % 2 else piece.encode("utf-8", "surrogatepass")
-        for number, piece in enumerate(pieces)
-    )
+    return b"".join(bytes.fromhex(piece) if number % 2 else raw(piece) for number, piece in enumerate(pieces))
 
 
 def raw(name: str) -> bytes:
@@ -50,6 +48,15 @@ def raw(name: str) -> bytes:
         return name.encode("utf-8", "surrogatepass")
 
 
+def named(name: str) -> str:
+    """A name that the system gave, as a record has it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return kept(raw(name))
+    return name
+
+
 def harmless(text: object) -> str:
     """Any value as one line: what cannot be printed is escaped, a byte that is no UTF-8 as in a record."""
     shown = str(text)
@@ -57,11 +64,24 @@ def harmless(text: object) -> str:
 
 
 def _escape(character: str) -> str:
+    return character if character.isprintable() else _code(character)
+
+
+def _code(character: str) -> str:
     number = ord(character)
-    if character.isprintable():
-        return character
     if 0xDC80 <= number <= 0xDCFF:  # surrogateescape: a byte that is no UTF-8
         return f"\\x{number - 0xDC00:02x}"
     if number < 0x80:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _escaped(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    return "".join(map(_code, problem.object[problem.start : problem.end])), problem.end
+
+
+ESCAPED = "tcppc.escaped"
+"""How a stream writes what its encoding has not, as the handler of its errors: the same escapes as `harmless`."""
+codecs.register_error(ESCAPED, _escaped)

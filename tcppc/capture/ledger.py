@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tcppc import __version__
+from tcppc import __version__, text
 from tcppc.capture.books import Books
 from tcppc.capture.files import LEDGER, append, end_half_line, fixed_folder
 from tcppc.clock import Zone
@@ -100,7 +100,7 @@ class Ledger:
                 self._held = None
 
     def _name(self, path: str) -> str:
-        return os.path.relpath(path, self.folder)
+        return text.kept(text.raw(os.path.relpath(path, self.folder)))
 
     def _add(self, values: dict[str, Any], counting: bool = False) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ import sys
 from typing import Any, BinaryIO, cast
 
 from tcppc.problems import Failure
+from tcppc.text import ESCAPED
 
 
 class OutputError(Failure):
@@ -83,7 +84,7 @@ def _put_in_place(name: str, number: int, kind: type[_Stream]) -> None:
     # What a terminal's encoding has not is shown escaped.
     encoding = before.encoding if before is not None else "utf-8"
     lines = number == 2 or raw.isatty() or bool(os.environ.get("PYTHONUNBUFFERED"))
-    setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=lines))
+    setattr(sys, name, io.TextIOWrapper(raw, encoding, ESCAPED, line_buffering=lines))
 
 
 def reason(problem: OSError) -> str:
