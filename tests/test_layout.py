@@ -81,6 +81,7 @@ FLOORS = {
     "tcppc.protocols": 1,
     "tcppc.clock": 1,
     "tcppc.values": 1,
+    "tcppc.tables": 1,
     "tcppc.problems": 0,
     "tcppc.text": 0,
     "tcppc.records": 1,

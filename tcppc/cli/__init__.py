@@ -11,6 +11,7 @@ from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.problems import NO_THREAD, Failure, Misuse, is_lack_of_threads
 from tcppc.text import harmless
 
+MOST_SAID = 5000  # characters of an error: a path may have 4096
 Command = Callable[[Sequence[str]], int]
 # Where each is: one is imported when it is called, since all of them take a quarter of a second.
 COMMANDS = {
@@ -72,7 +73,8 @@ def _guarded(work: Callable[[], int | None]) -> int:
 
 
 def _said(line: str, code: int) -> int:
-    print(f"{PROGRAM}: {harmless(line)}", file=sys.stderr)
+    shown = harmless(line)
+    print(f"{PROGRAM}: {shown if len(shown) <= MOST_SAID else f'{shown[:MOST_SAID]}...'}", file=sys.stderr)
     return code
 
 
