@@ -16,6 +16,7 @@ from tcppc.capture import capabilities
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError
 from tcppc.netfilter import tools
+from tcppc.problems import Few
 from tcppc.records import Encoder
 from tcppc.values import network
 
@@ -55,7 +56,9 @@ def terms(config: Config) -> Terms:
 
 
 def warnings(config: Config, found: Sequence[Rule]) -> list[str]:
-    """What the person who wrote it should know, a line each."""
+    """What the person who wrote it should know, a line each, of many the first ones."""
+    told: list[str] = []
+    few = Few(told.append)
     said = [line for rule in found for line in rule.warnings()]
     if not config.watch.interface:
         said += [
@@ -64,7 +67,10 @@ def warnings(config: Config, found: Sequence[Rule]) -> list[str]:
             for on in ("syn", "scan")
             if on in rule.action.on
         ]
-    return said
+    for line in said:
+        few(line)
+    few.over()
+    return told
 
 
 def build(made: Sensor) -> Engine | None:

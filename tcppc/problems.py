@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Misuse(Exception):  # noqa: N818 - a family of errors, no error of its own
     """What was wrong with arguments or configuration: exit code 2."""
+
+
+class Few:
+    """Tells the first lines of many, and how many more there were: what one reads, and nothing that grows with them."""
+
+    def __init__(self, tell: Callable[[str], object], most: int = 20) -> None:
+        self.count = 0
+        self._tell = tell
+        self._most = most
+
+    def __call__(self, line: str) -> None:
+        self.count += 1
+        if self.count <= self._most:
+            self._tell(line)
+
+    def over(self) -> None:
+        """That was all of them."""
+        if self.count > self._most:
+            self._tell(f"… {self.count - self._most:,} more like these")
 
 
 class Failure(Exception):  # noqa: N818

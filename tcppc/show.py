@@ -99,6 +99,12 @@ def damage() -> tuple[type[Exception], ...]:
     return kinds
 
 
+def data_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines, as long as one may be; of a longer one the pieces, which are no records."""
+    while line := file.readline(MOST_LINE):
+        yield line
+
+
 def read_files(
     paths: list[Path],
     progress: Callable[[int], None] = lambda size: None,
@@ -108,7 +114,7 @@ def read_files(
     be read; the next one goes on. `progress` is told of each line's bytes."""
 
     def counted(file: IO[bytes]) -> Iterator[bytes]:
-        while line := file.readline(MOST_LINE):
+        for line in data_lines(file):
             progress(len(line))
             yield line
 

@@ -48,7 +48,6 @@ NO_FILE_OF_ITS_OWN = {
     "stream_files": "test_engine_of_flows",
     "streaming": "test_engine_of_flows",
     "differing": "test_difference",
-    "problems": "test_cli",
     "sharing": "test_turns",
     "windows": "test_batches",
     "runs": "test_batches",

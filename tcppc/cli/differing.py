@@ -22,7 +22,7 @@ from tcppc.flows.packets import Reading
 from tcppc.flows.sessions import Sessions
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
-from tcppc.show import DataError, damage, open_data
+from tcppc.show import DataError, damage, data_lines, open_data
 from tcppc.values import whole
 
 _EXAMPLES = """\
@@ -70,7 +70,7 @@ def _recorded(path: Path) -> Side:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_data(path) as file:
         try:
-            yield from ((number, record) for number, record in records.read_lines(iter(file)) if record)
+            yield from ((number, record) for number, record in records.read_lines(data_lines(file)) if record)
         except damage() as problem:
             raise DataError(f"{path}: is damaged: {problem}") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 from tcppc import records, recover, show, values
 from tcppc.capture.files import LEDGER
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
+from tcppc.problems import Few
 
 _SHOW_EXAMPLES = """\
 examples:
@@ -45,10 +46,12 @@ def show_command(argv: Sequence[str]) -> int:
         )
         most = values.size(1)(given.max)
         damaged: list[str] = []
+        few = Few(damaged.append)
         files = [] if given.follow else all_files(given.paths)
-        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=damaged.append)
+        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=few)
         found = recover.assembled(found)
         done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
+        few.over()
         return tell(damaged) or done
     except OSError as problem:
         if problem.filename is None:

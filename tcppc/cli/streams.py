@@ -29,15 +29,12 @@ from tcppc.flows.report import Report
 from tcppc.flows.scanners import Scanners
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
-from tcppc.problems import Failure
+from tcppc.problems import Failure, Few
 from tcppc.values import duration
 
 if TYPE_CHECKING:  # they need h11 and numpy
     from tcppc.flows.http_bodies import Bodies
     from tcppc.flows.turns import Turns
-
-
-MOST_TOLD = 20  # problems of single files
 
 
 class _Run:
@@ -49,6 +46,7 @@ class _Run:
         self._stop = stop
         self._tells = alerts.tells(wanted.settings)  # before any descriptor is ours
         self.code = Exit.DONE
+        self._damaged = Few(tell)  # captures
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
         self._first = first_source(wanted.captures)
         self._live = None if wanted.captures or wanted.after else self._listen()
@@ -228,8 +226,11 @@ class _Run:
             if isinstance(problem, OSError) and problem.filename is None:
                 problem.filename = "an output (-X, --json, -w or the console)"
             raise
-        for fault in self._failed[:MOST_TOLD]:
-            tell(fault)
+        self._damaged.over()
+        few = Few(tell)
+        for fault in self._failed:
+            few(fault)
+        few.over()
         if self._failed:
             tell(f"{len(self._failed)} streams lack something in their files, as the report says")
             self.code = Exit.FAILED
@@ -311,7 +312,7 @@ class _Run:
         except (CaptureError, libpcap.PcapError) as problem:
             progress.done()
             if not self._is_other:
-                tell(str(problem))
+                self._damaged(str(problem))
             self.code = Exit.FAILED
         if self._wanted.verbose and not self._is_other:
             progress.done()
