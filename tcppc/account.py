@@ -19,6 +19,7 @@ from tcppc import clock
 from tcppc.capture.files import LEDGER
 from tcppc.capture.ledger import in_use
 from tcppc.show import DataError, damage, open_data
+from tcppc.text import bytes_of
 
 MOST_LINE = 1 << 20
 READ_BYTES = 1 << 20
@@ -104,7 +105,12 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        yield number, values if _sound(values) else None
+        if _sound(values):
+            if "file" in values:
+                values["file"] = bytes_of(values["file"]).decode("utf-8", "surrogateescape")
+            yield number, values
+        else:
+            yield number, None
 
 
 def _is_stamp(value: Any) -> bool:

@@ -25,6 +25,7 @@ from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.oversight import LOOK_SECONDS, GatewayWatch, MemoryWatch, WriterWatch, keep_little_free_memory
 from tcppc.prepare import Prepared, needed
+from tcppc.problems import NO_THREAD, is_lack_of_threads
 from tcppc.reload import reload
 from tcppc.sensor import Sensor, build
 
@@ -39,18 +40,23 @@ STOP_SECONDS = 8.0
 
 
 def _start(sensor: Sensor) -> None:
-    log = sensor.log
+    """All of it, or nothing: what runs already is stopped again."""
     threading.stack_size(STACK_BYTES)
     keep_little_free_memory()
+    sensor.log.start()
     try:
-        log.start()
         _start_writing(sensor)
+    except BaseException:
+        if sensor.file:
+            sensor.file.close()
+        if sensor.ledger:
+            sensor.ledger.end(1.0)  # nothing was taken, and nothing is lost
+        raise
+    try:
         _start_serving(sensor)
-    except RuntimeError as problem:
-        raise StartError(
-            f"Failed to start a thread: {problem}; expected the machine to give one (ulimit -u, TasksMax, pids.max, or "
-            "a seccomp filter that refuses clone3)"
-        ) from None
+    except BaseException:
+        _Stop(sensor, STOP_SECONDS).run()
+        raise
     # Nothing of start-up is garbage: the collector need not walk it again.
     gc.collect()
     gc.freeze()
@@ -66,12 +72,12 @@ def _start_writing(sensor: Sensor) -> None:
         raise StartError(
             f"Failed to create a session file: {problem.filename or sensor.config.tcppc.tcpFileFmt}: {problem.strerror}"
         ) from None
-    if sensor.keeper:
-        sensor.keeper.start()
 
 
 def _start_serving(sensor: Sensor) -> None:
     log = sensor.log
+    if sensor.keeper:
+        sensor.keeper.start()
     mode = {"on": "TLS", "auto": "TCP, TLS where a client speaks it", "off": "TCP"}[sensor.config.tls_mode]
     groups: Iterable[tuple[str, str, list[TCPServer] | list[UDPServer]]] = (
         (mode, "TLS" if mode == "TLS" else "TCP", sensor.tcp),
@@ -222,11 +228,13 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
         _put_rules(sensor)
         _settle_capabilities(sensor, prepared)
         _start(sensor)
-    except BaseException:
+    except BaseException as problem:
         sensor.rules.remove()
         if sensor.ledger:
-            sensor.ledger.end(1.0)  # nothing was taken, and nothing is lost
+            sensor.ledger.release()
         sensor.log.stop(1.0)
+        if is_lack_of_threads(problem):
+            raise StartError(NO_THREAD) from None
         raise
     notifier = Notifier()
     failed = False

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from tcppc.clock import Zone
+from tcppc.text import ESCAPED
 
 # write(2) of so much to a pipe is never mixed with another process's lines (POSIX PIPE_BUF on Linux).
 PIPE_BUF = 4096
@@ -204,7 +205,7 @@ class Log:
 
     def _put(self, text: str) -> None:
         """All of it, however long the destination takes; what it refuses is lost."""
-        data = text.encode("utf-8", "backslashreplace")
+        data = text.encode("utf-8", ESCAPED)
         if self._torn:
             data, self._torn = b"\n" + data, False
         at = 0

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tcppc import __version__
-from tcppc.capture.sockets import shown
+from tcppc.capture import sockets
 from tcppc.config import Config, ConfigError
 from tcppc.values import host_and_port
 
@@ -246,22 +246,25 @@ class Metrics:
         self._sensor = sensor
         self._metrics = prometheus_client.make_wsgi_app(registry)
 
-        class Server(_HTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-        self._server = Server((host, port), _Handler)
+        class Server(_HTTPServer):
+            address_family = family
+
+        self._server = Server(sockets.bound((family, host), port), _Handler)
         self._server.set_app(self._serve)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     @property
     def name(self) -> str:
-        return shown(*self._server.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self._server.server_address)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
+        if self._thread.ident:  # else nobody would answer
+            self._server.shutdown()
         self._server.server_close()
 
     def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

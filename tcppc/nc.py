@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcppc import hostname
 from tcppc.capture import sockets
 from tcppc.capture.books import SESSION_CHARGE, Books, source_key
 from tcppc.capture.files import DataFile, Naming, is_standard_output
@@ -74,7 +75,7 @@ class Records:
         self._spill = Spill(None if is_standard_output(path) else Path(path).parent, limits.spill, self._books, log)
         self._intake = Intake(talkative=False)
         file = DataFile(Naming(path.replace("%", "%%"), 0, 0, zone), lambda line: None, lambda closed: None)
-        self._writer = Writer(self._intake, self._books, log, Encoder(zone, socket.gethostname()), file)
+        self._writer = Writer(self._intake, self._books, log, Encoder(zone, hostname.name()), file)
         self._writer.start()
 
     def begin(self, session: Session) -> Recorder:
@@ -121,8 +122,8 @@ class Listener:
         self._ending = False
         self._listeners = list(_listen(options))
         self._records = Records(options.records) if options.records else None
-        for sock in self._listeners:
-            self._say(f"{'Bound' if options.udp else 'Listening'} on {sock.getsockname()[0]} {sock.getsockname()[1]}")
+        for address in (sock.getsockname() for sock in self._listeners):
+            self._say(f"{'Bound' if options.udp else 'Listening'} on {sockets.zoned(address)} {address[1]}")
 
     @property
     def port(self) -> int:
@@ -330,24 +331,35 @@ def _listen(options: Options) -> Iterator[socket.socket]:
     addresses = [(family, host) for family, host in sockets.resolve(hosts) if family in options.families]
     if not addresses:
         raise sockets.ListenError(f"{options.host!r} has no address of the family that was asked for")
-    port = options.port
-    for family, host in addresses:
-        sock = socket.socket(family, socket.SOCK_DGRAM if options.udp else socket.SOCK_STREAM)
+    port, served = options.port, 0
+    for number, (family, host) in enumerate(addresses, 1):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if options.udp else 1)
-            sockets.set_v6only(sock, False)
-            sock.bind((host, port))
-            if options.udp:
-                sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
-            else:  # urgent data stays where it is in the stream; accepted sockets inherit it
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-                sock.listen(sockets.LARGEST_BACKLOG)
-                sock.setblocking(False)
+            sock = _open(family, host, port, options.udp)
         except OSError as problem:
-            sock.close()
-            # A host without IPv6 is served on IPv4, where both were meant.
-            if not options.host and family == socket.AF_INET6 and len(addresses) > 1:
-                continue
-            raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
-        port = port or sock.getsockname()[1]
+            if not sockets.lacks(family, problem):
+                raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
+            # A host without IPv6 is served on IPv4, where both were meant, and the other way round.
+            if number == len(addresses) and not served:
+                words = f"{sockets.lacking(family, problem)}; expected {sockets.instead(family)}"
+                raise OSError(problem.errno, words, sockets.shown(host, port)) from None
+            continue
+        port, served = port or sock.getsockname()[1], served + 1
         yield sock
+
+
+def _open(family: socket.AddressFamily, host: str, port: int, udp: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if udp else 1)
+        sockets.set_v6only(sock, False)
+        sock.bind(sockets.bound((family, host), port))
+        if udp:
+            sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
+        else:  # urgent data stays where it is in the stream; accepted sockets inherit it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.listen(sockets.LARGEST_BACKLOG)
+            sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

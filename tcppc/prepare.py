@@ -9,9 +9,8 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from tcppc import acting, metrics, watching
+from tcppc import acting, folders, metrics, watching
 from tcppc.actions import engine
 from tcppc.capture import capabilities, certificate, sockets, tls
 from tcppc.capture.books import Books
@@ -152,10 +151,10 @@ def tls_context(config: Config, say: Callable[[str], None]) -> ssl.SSLContext | 
             raise ConfigError(
                 f"-C {given.x509Cert} -K {given.x509Key}: {problem.strerror}; expected two PEM files that can be read"
             ) from None
-    folder = Path(config.capture.state_dir) if config.capture.state_dir else certificate.default_folder()
     try:
+        folder = folders.state(config.capture.state_dir)
         return tls.context(certificate.pairs(folder))
-    except certificate.CertificateError as problem:
+    except (folders.NoFolder, certificate.CertificateError) as problem:
         say(f"TLS is recognised but not answered: {problem}.")
     except (ssl.SSLError, OSError) as problem:
         say(

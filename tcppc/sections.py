@@ -41,7 +41,10 @@ class Tcppc:
     """What tcppc-go's file has, with its names; a file of tcppc-go works unchanged."""
 
     host: tuple[str, ...] = setting(
-        ("0.0.0.0",), texts, 'addresses or names to listen on, one or a list; "::" alone takes IPv4 too'
+        ("0.0.0.0",),
+        texts,
+        'addresses or names to listen on, one or a list; "::" alone takes IPv4 too; a link-local address has its '
+        'interface, as "fe80::1%eth0"',
     )
     port: int = setting(12345, whole(0, 65535), "TCP and UDP port to listen on; 0 takes a free one")
     timeout: float = setting(60, duration(0.01, 86400), "seconds without a byte after which a TCP session is closed")

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tcppc import acting, metrics
+from tcppc import acting, folders, metrics
 from tcppc.actions.engine import Engine
 from tcppc.capture import capabilities, limits
 from tcppc.capture.books import Books
@@ -121,27 +121,33 @@ def _open_log(config: Config, zone: Zone, books: Books) -> Log:
         raise StartError(f"Failed to open log file: {config.tcppc.logFile}: {problem.strerror}") from None
 
 
-def _ledger_folder(config: Config) -> tuple[Path, bool]:
+def _state_folder(config: Config) -> Path | None:
+    try:
+        return folders.state(config.capture.state_dir)
+    except folders.NoFolder:  # as of a number without a name: what would be kept there is not
+        return None
+
+
+def _ledger_folder(config: Config) -> tuple[Path | None, bool]:
     """(where the ledger stands, is the data file a stream): beside the data files; of a stream or a device, which have
     no place beside them, in the state folder."""
     pattern = config.tcppc.tcpFileFmt
     if is_standard_output(pattern) or pattern.startswith(("/dev/", "/proc/")):
-        return acting.state_folder(config) / "stream", True
+        state = _state_folder(config)
+        return state / "stream" if state else None, True
     return fixed_folder(pattern), False
 
 
-def _open_ledger(config: Config, zone: Zone, books: Books, log: Log) -> tuple[Ledger | None, Path]:
-    """The ledger, its lock taken, and the folder of the spill file. StartError where another sensor has the folder."""
-    folder, stream = _ledger_folder(config)
-    ledger = Ledger(config.tcppc.tcpFileFmt, zone, config.sensor, books, log, folder, acting.state_folder(config))
+def _claim(ledger: Ledger, stream: bool, log: Log) -> bool:
+    """Take the folder; StartError where another sensor has it. False for a stream, which goes without a ledger then."""
     try:
         ledger.claim()
     except LedgerInUse as problem:
         if not stream:
             raise StartError(str(problem)) from None
         log(f"{problem}; this one keeps none.")
-        return None, folder
-    return ledger, folder
+        return False
+    return True
 
 
 def build(config: Config) -> tuple[Sensor, Prepared]:
@@ -156,7 +162,12 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
     syncer = Syncer(log, books.error)
     file = keeper = ledger = folder = None
     if pattern := config.tcppc.tcpFileFmt:
-        ledger, folder = _open_ledger(config, zone, books, log)
+        folder, stream = _ledger_folder(config)
+        if folder:
+            ledger = Ledger(pattern, zone, config.sensor, books, log, folder, _state_folder(config))
+            ledger = ledger if _claim(ledger, stream, log) else None
+        else:
+            log("The ledger of a stream has no folder: capture.state_dir takes one; none is kept.")
         file = DataFile(prepared.naming, log, lambda path: keeper.closed(path) if keeper else None, ledger, syncer)
         if not is_standard_output(pattern):
             removed = ledger.removed if ledger else lambda path, size: None
@@ -172,6 +183,18 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     log.write(notes)
     made = Sensor(config, log, books, intake, writer, file, keeper, ledger, spill, syncer, [], [], SensorRules(log))
+    try:
+        _open(made, prepared)
+    except BaseException:
+        if ledger:
+            ledger.release()
+        raise
+    return made, prepared
+
+
+def _open(made: Sensor, prepared: Prepared) -> None:
+    """What listens and watches, and what acts upon it."""
+    config, log = made.config, made.log
     if config.rules.mode == "redirect":
         made.origin = Origin(log)
     open_sockets(made, prepared.terms)
@@ -183,7 +206,6 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
     made.metrics = metrics.build(made)
     made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look)
     _say_missing(made)
-    return made, prepared
 
 
 def _say_settings(config: Config, log: Log, descriptors: int, sessions: int) -> None:

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from tcppc import clock, log, records
 from tcppc.capture.files import LEDGER
+from tcppc.text import harmless, raw
 
 # A record of the default bounds is 22 MB of base64 and the frame of 65,536 payloads, some 6 MB more.
 MOST_LINE = 256 << 20
@@ -98,6 +99,12 @@ def damage() -> tuple[type[Exception], ...]:
     return kinds
 
 
+def data_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines, as long as one may be; of a longer one the pieces, which are no records."""
+    while line := file.readline(MOST_LINE):
+        yield line
+
+
 def read_files(
     paths: list[Path],
     progress: Callable[[int], None] = lambda size: None,
@@ -107,7 +114,7 @@ def read_files(
     be read; the next one goes on. `progress` is told of each line's bytes."""
 
     def counted(file: IO[bytes]) -> Iterator[bytes]:
-        while line := file.readline(MOST_LINE):
+        for line in data_lines(file):
             progress(len(line))
             yield line
 
@@ -177,7 +184,7 @@ def follow(paths: list[Path], keep_on: Callable[[], bool] = lambda: True) -> Ite
 
 def safe(text: object) -> str:
     """Any value as one line that does nothing to a terminal."""
-    return log.quote(str(text).encode("utf-8", "surrogateescape"))[1:-1]
+    return log.quote(raw(str(text)))[1:-1]
 
 
 def looks_like_text(data: bytes) -> bool:
@@ -256,4 +263,5 @@ def show(record: dict[str, Any], most: int = 4096) -> Iterator[str]:
             given = "" if is_reply else f"; --raw {safe(record.get('id', ''))} gives them all"
             yield f"{margin}... {len(data) - most} bytes more{given}"
     for tried in record.get("credentials") or []:
-        yield f"    tried: user {safe(tried['user'])}, password {safe(tried['password'])}"
+        user, password = (harmless(tried[key]) for key in ("user", "password"))
+        yield f"    tried: user {user}, password {password}"

@@ -7,6 +7,7 @@ with what would be right, in words that end the sentence "expected …".
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -25,6 +26,10 @@ def text(value: Any) -> str:
         raise ValueError('text in quotes, such as "text"')
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("text without control characters")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half of a pair of UTF-16, as "\\ud800" is
+        raise ValueError("text of whole characters") from None
     return value
 
 
@@ -100,7 +105,7 @@ def duration(low: float, high: float) -> Converter:
     return convert
 
 
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})")
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\[\]\s]+)?)\]|([^\[\]:/\s]+)):(\d{1,5})")
 
 
 def host_and_port(value: str) -> tuple[str, int]:

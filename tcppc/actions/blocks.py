@@ -67,7 +67,8 @@ class Blocker:
         """Put in place what waits; what is blocked stays so."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.ident:
+            self._thread.join(timeout)
 
     def active(self) -> int:
         """How many networks are blocked now."""
@@ -271,6 +272,8 @@ def parse(text: str) -> Network:
     """An IPv4 address, an IPv6 address or /64; ValueError for anything else."""
     words = f"an IPv4 address, or an IPv6 address or /64, not {text!r}"
     try:
+        if "%" in text:  # a zone may be any text, and nft knows none
+            raise ValueError
         found = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(words) from None

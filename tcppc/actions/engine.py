@@ -105,14 +105,16 @@ class Engine:
         """What is gathered and queued is done, within `timeout` seconds; what is left then is counted."""
         until = time.monotonic() + timeout
         self._end.set()
-        self._threads[0].join(timeout)
+        started = [thread for thread in self._threads if thread.ident]  # all of them, unless the machine had no more
+        for thread in started[:1]:
+            thread.join(timeout)
         self._tell_digests(all_of_them=True)
-        for _ in self._threads[1:]:
+        for _ in started[1:]:
             try:
                 self._jobs.put(None, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:  # workers that are held up end with the process
                 break
-        for thread in self._threads[1:]:
+        for thread in started[1:]:
             thread.join(max(0.0, until - time.monotonic()))
         if ended := command.end_all():
             self._books.acted("dropped_stop", ended)

@@ -119,7 +119,8 @@ class Keeper:
         """End; a file that is being compressed stays as it was."""
         self._stopping = True
         self._todo.put(None)
-        self._thread.join(timeout)
+        if self._thread.ident:
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while (path := self._todo.get()) is not None and not self._stopping:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tcppc import __version__
+from tcppc import __version__, text
 from tcppc.capture.books import Books
 from tcppc.capture.files import LEDGER, append, end_half_line, fixed_folder
 from tcppc.clock import Zone
@@ -96,6 +96,15 @@ class Ledger:
                 "expected a folder for each"
             )
 
+    def release(self) -> None:
+        """Nothing was begun: leave the folder as it was."""
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(OSError):  # another one's now, or gone
+                if not os.fstat(held).st_size:
+                    self.path.unlink()
+            os.close(held)
+
     def adopt(self, zone: Zone, sensor: str) -> None:
         """For lines from now on."""
         self.zone, self.sensor = zone, sensor
@@ -164,7 +173,7 @@ class Ledger:
             os.close(held)
 
     def _name(self, path: str) -> str:
-        return os.path.relpath(path, self.folder)
+        return text.kept(text.raw(os.path.relpath(path, self.folder)))
 
     def _add(self, values: dict[str, Any], counting: bool = False) -> None:
         with self._lock:

@@ -2,8 +2,8 @@
 
 A probe is told by its source, a socket of this very process that is bound first: no stranger can have that address and
 port. It is counted nowhere and recorded nowhere; what it finds is logged, counted (`listener_dead`) and in the ledger.
-A knock waits behind all that strangers send, and a flood may push it out of the buffer: a listener that took anything at
-all meanwhile (`progress`) is busy, and not dead.
+A knock waits behind all that strangers send, and a flood may push it out of the buffer: a listener that took anything
+meanwhile (`progress`) is busy, and not dead.
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ class Listener(Protocol):
     def server_address(self) -> Any: ...
 
 
-def _near(listener: Listener) -> str:
-    """The address to call a listener at, and to call from."""
-    host = str(listener.server_address[0])
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+def _near(listener: Listener, port: int) -> tuple[Any, ...]:
+    """The address to call a listener at, and to call from; a link-local one with its zone."""
+    host, _, *zone = listener.server_address
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, *zone
 
 
 def knock_tcp(listener: Listener) -> bool:
     """Is a connection accepted? OSError where it cannot be tried."""
     with socket.socket(socket.AddressFamily(listener.address_family), socket.SOCK_STREAM) as sock:
-        sock.bind((_near(listener), 0))
+        sock.bind(_near(listener, 0))
         source = sock.getsockname()[:2]
         accepted = listener.awaited.expect(source)
         try:
             sock.settimeout(ANSWER_SECONDS)
-            sock.connect((_near(listener), listener.server_address[1]))
+            sock.connect(_near(listener, listener.server_address[1]))
             return accepted.wait(ANSWER_SECONDS)
         except (TimeoutError, ConnectionRefusedError):
             return False
@@ -92,12 +92,12 @@ def knock_tcp(listener: Listener) -> bool:
 def knock_udp(listener: Listener) -> bool:
     """Is a datagram read? OSError where it cannot be tried."""
     with socket.socket(socket.AddressFamily(listener.address_family), socket.SOCK_DGRAM) as sock:
-        sock.bind((_near(listener), 0))
+        sock.bind(_near(listener, 0))
         source, nonce = sock.getsockname()[:2], os.urandom(_NONCE_BYTES)
         read = listener.awaited.expect(source, nonce)
         try:
             for _ in range(DATAGRAMS):
-                sock.sendto(nonce, (_near(listener), listener.server_address[1]))
+                sock.sendto(nonce, _near(listener, listener.server_address[1]))
                 if read.wait(ANSWER_SECONDS / DATAGRAMS):
                     return True
             return False

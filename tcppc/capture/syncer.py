@@ -37,13 +37,14 @@ class Syncer:
 
     def close(self, fd: int, path: str) -> None:
         """Sync this file and close it, later."""
+        if not self._started():
+            sync_and_close(fd, path, self._say)
+            return
         with self._changed:
             if len(self._waiting) < MOST_WAITING:
                 self._waiting.append((fd, path))
-                if self._started():
-                    self._changed.notify_all()
-                    return
-                self._waiting.pop()
+                self._changed.notify_all()
+                return
         self._count("files_not_synced")
         self._say(f"{path} is closed and not synced: the disk is behind with {MOST_WAITING} files.")
         os.close(fd)

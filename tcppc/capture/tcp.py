@@ -87,7 +87,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         # A listener that others hold too cannot be shut down to wake who waits at it: they wait for this one as well.
         self._wake_fd = os.eventfd(0) if given else -1
         # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        super().__init__(sockets.bound(address, port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         if given:
             self._take_over(given)
         self.set_terms(terms)
@@ -96,7 +96,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     @property
     def name(self) -> str:
         """host:port as listened on."""
-        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self.server_address)
 
     @property
     def port(self) -> int:

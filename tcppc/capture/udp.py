@@ -72,7 +72,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self._drops_counted = False  # to the end: nothing more is taken
         self._until = float("inf")  # when reading ends (monotonic seconds)
         self._seldom = Seldom()
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        super().__init__(sockets.bound(address, port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         self._shared = given is not None
         if given:
             self._take_over(given)
@@ -83,7 +83,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
     @property
     def name(self) -> str:
         """host:port as listened on."""
-        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self.server_address)
 
     @property
     def port(self) -> int:

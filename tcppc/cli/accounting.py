@@ -16,6 +16,7 @@ from tcppc.capture.files import LEDGER, end_half_line
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
 from tcppc.cli.reading import all_files, tell
+from tcppc.problems import Few
 from tcppc.records import read_lines, run_of
 from tcppc.show import DataError, read_files, safe
 
@@ -149,8 +150,6 @@ def recover_command(argv: Sequence[str]) -> int:
                         assembler.add(record)
             end_half_line(output.fileno())
             return _recover(assembler, files, output)
-    except BrokenPipeError:
-        raise
     except OSError as problem:
         where = problem.filename or given.output
         if where is None:
@@ -165,9 +164,10 @@ def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[byt
     alive = {run_of(run) for folder in {path.parent for path in files} if (run := running(folder))}
     whole = lost = passed_over = 0
     damaged: list[str] = []
+    few = Few(damaged.append)
     progress = Progress("reading", sum(path.stat().st_size for path in files))
     try:
-        for line in read_files(list(files), progress, damaged.append):
+        for line in read_files(list(files), progress, few):
             try:
                 record = assembler.add(line) if line is not None else None
             except ValueError:
@@ -188,6 +188,7 @@ def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[byt
     words += [f"{passed_over} lines passed over, that are cut off or no records"] if passed_over else []
     words += [f"{strays} sessions left out: they begin in a file that was not given"] if strays else []
     print(f"{PROGRAM}: {', '.join(words)}", file=sys.stderr)
+    few.over()
     return tell(damaged) or (Exit.FAILED if strays else Exit.DONE)
 
 

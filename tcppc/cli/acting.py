@@ -21,6 +21,7 @@ from tcppc.clock import Zone
 from tcppc.config import Config
 from tcppc.records import Session, new_id
 from tcppc.sections import MOMENTS
+from tcppc.text import named
 from tcppc.values import duration
 
 _ACTION_EXAMPLES = """\
@@ -145,13 +146,14 @@ def blocks_command(argv: Sequence[str]) -> int:
         raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(given.why)}")
     if given.what == "list":
         return _list(found, given.json)
-    by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    by = named(os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}")
+    why = named(given.why)
     if given.what == "add":
-        done = blocks.add(found, networks, seconds, given.scope or "host", given.why, by)
+        done = blocks.add(found, networks, seconds, given.scope or "host", why, by)
         zone = Zone(found.tcppc.timezone)
         words = f"blocked until {zone.seconds(time.time_ns() + round(seconds * 1e9))}"
     else:
-        done = blocks.remove(found, networks if given.what == "remove" else None, given.scope, given.why, by)
+        done = blocks.remove(found, networks if given.what == "remove" else None, given.scope, why, by)
         words = "blocked no more"
     for network in done:
         print(f"{blocks.shown(network)} is {words}.")
@@ -161,9 +163,9 @@ def blocks_command(argv: Sequence[str]) -> int:
 
 
 def _list(found: Config, as_json: bool) -> int:
-    rows, sure = blocks.listed(found)
-    if not sure:
-        print("tcppc: nft cannot be asked: this is what the undo log says.", file=sys.stderr)
+    rows, said = blocks.listed(found)
+    if said:
+        print(f"tcppc: {said}", file=sys.stderr)
     for row in rows:
         if as_json:
             print(json.dumps(row))

@@ -90,7 +90,8 @@ class Watch:
         """See what has come, then end."""
         self._stopping = True
         self._ring.wake()
-        self._thread.join(timeout)
+        if self._thread.ident:
+            self._thread.join(timeout)
         if not self._thread.is_alive():
             self._ring.close()
 
