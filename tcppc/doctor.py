@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tcppc import account, rules
+from tcppc import ledger_lines, rules
 from tcppc.capture import capabilities, limits
 from tcppc.capture.files import LEDGER, fixed_folder
 from tcppc.capture.ledger import in_use
@@ -168,7 +168,7 @@ def current_file(folder: Path) -> Path | None:
     """The data file that a running sensor has open, as its ledger says. OSError where that cannot be read."""
     name = None
     if (folder / LEDGER).exists():
-        for _, values in account.read(folder / LEDGER):
+        for _, values in ledger_lines.read(folder / LEDGER):
             if values and values["event"] in ("open", "mark"):
                 name = values["file"]
             elif values and values["event"] == "stop":

@@ -177,7 +177,11 @@ def follow(paths: list[Path], keep_on: Callable[[], bool] = lambda: True) -> Ite
 
 def safe(text: object) -> str:
     """Any value as one line that does nothing to a terminal."""
-    return log.quote(str(text).encode("utf-8", "surrogateescape"))[1:-1]
+    try:
+        data = str(text).encode("utf-8", "surrogateescape")  # bytes of a file's name as they are
+    except UnicodeEncodeError:  # what JSON may have, and no text has: half a character
+        data = str(text).encode("utf-8", "surrogatepass")
+    return log.quote(data)[1:-1]
 
 
 def looks_like_text(data: bytes) -> bool:

@@ -16,7 +16,7 @@ from tcppc.actions import tokens
 from tcppc.actions.engine import would
 from tcppc.actions.event import Event
 from tcppc.actions.rule import Rule
-from tcppc.cli.arguments import Exit, UsageError, add_action, given_actions, parser
+from tcppc.cli.arguments import Exit, UsageError, add_action, given_actions, operator, parser
 from tcppc.clock import Zone
 from tcppc.config import Config
 from tcppc.records import Session, new_id
@@ -145,7 +145,7 @@ def blocks_command(argv: Sequence[str]) -> int:
         raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(given.why)}")
     if given.what == "list":
         return _list(found, given.json)
-    by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    by = operator()
     if given.what == "add":
         done = blocks.add(found, networks, seconds, given.scope or "host", given.why, by)
         zone = Zone(found.tcppc.timezone)
