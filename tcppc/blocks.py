@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -18,9 +19,9 @@ from tcppc.netfilter.tools import RulesError
 __all__ = ["add", "listed", "parse", "remove", "shown"]
 
 
-def listed(config: Config) -> tuple[list[dict[str, str]], bool]:
-    """A row each: network, scope, since, until, by, on, why. False where nft could not be asked: then the undo log
-    alone knows. RulesError where neither can be read."""
+def listed(config: Config) -> tuple[list[dict[str, str]], str]:
+    """A row each: network, scope, since, until, by, on, why. And why nft could not be asked, where it could not: then
+    the undo log alone knows. RulesError where neither can be read."""
     zone, now = Zone(config.tcppc.timezone), time.time_ns()
     journal = acting.journal(config)
     try:
@@ -29,9 +30,14 @@ def listed(config: Config) -> tuple[list[dict[str, str]], bool]:
         raise RulesError(f"{journal.path}: cannot be read: {problem.strerror}") from None
     try:
         until = {key: now + seconds * 1_000_000_000 for key, seconds in blocking.blocked().items()}
-        sure = True
-    except RulesError:
-        until, sure = {key: entry.until for key, entry in known.items()}, False
+        doubt = ""
+    except RulesError as problem:
+        if not os.path.lexists(journal.path):
+            raise RulesError(
+                f"{problem}; there is no undo log {journal.path} either: who is blocked is not known"
+            ) from None
+        until = {key: entry.until for key, entry in known.items()}
+        doubt = f"{problem}; what the undo log {journal.path} says may be old"
     rows = []
     for (network, scope), end in sorted(until.items(), key=lambda item: item[1]):
         entry = known.get((network, scope))
@@ -46,7 +52,7 @@ def listed(config: Config) -> tuple[list[dict[str, str]], bool]:
                 "why": entry.why if entry else "",
             }
         )
-    return rows, sure
+    return rows, doubt
 
 
 def add(config: Config, networks: Sequence[Network], seconds: float, scope: str, why: str, by: str) -> list[Network]:

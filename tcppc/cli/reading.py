@@ -46,10 +46,19 @@ def show_command(argv: Sequence[str]) -> int:
         most = values.size(1)(given.max)
         damaged: list[str] = []
         files = [] if given.follow else all_files(given.paths)
-        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=damaged.append)
+        unread: list[str] = []  # said at once: what follows may take days
+
+        def say(line: str) -> None:
+            unread.append(line)
+            tell([line])
+
+        if given.follow:
+            found = show.follow(given.paths, trouble=say)
+        else:
+            found = show.read_files(files, trouble=damaged.append)
         found = recover.assembled(found)
         done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
-        return tell(damaged) or done
+        return tell(damaged) or (Exit.FAILED if unread else done)
     except BrokenPipeError:
         raise
     except OSError as problem:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -80,6 +82,8 @@ class Ledgers:
             for path in found:
                 if path.resolve() not in files:
                     return f"its file {path.name} is not among those that were read"
+        if self.given[key] < run.totals["recorded"] and not any(sums.files.of[name].removed for name in run.files):
+            return f"the ledger has {run.totals['recorded']} recorded sessions of it, and {self.given[key]} were found"
         return ""
 
 
@@ -90,11 +94,16 @@ def recover_command(argv: Sequence[str]) -> int:
     given = flags.parse_args(argv)
     try:
         files = list(dict.fromkeys(path.resolve() for path in all_files(given.paths)))
-        if given.output and given.output.exists():
-            files = [path for path in files if not path.samefile(given.output)]
+        if given.output:
+            with contextlib.suppress(FileNotFoundError):  # it is made anew
+                output_is = given.output.stat()
+                files = [path for path in files if not os.path.samestat(path.stat(), output_is)]
         assembler, ledgers = recover.Assembler(), Ledgers(files)
         if given.output is None:
             return _recover(assembler, ledgers, files, sys.stdout.buffer)
+        if not _is_file(given.output):  # there is nothing to read back, and reading it may never end
+            with given.output.open("wb") as output:
+                return _recover(assembler, ledgers, files, output)
         with given.output.open("a+b") as output:
             output.seek(0)
             for _, record in read_lines(output):
@@ -113,6 +122,14 @@ def recover_command(argv: Sequence[str]) -> int:
         raise UsageError(f"{where}: cannot be used: {problem.strerror}") from None
     except DataError as problem:
         raise UsageError(str(problem)) from None
+
+
+def _is_file(path: Path) -> bool:
+    """Is it one, or will it be?"""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _recover(assembler: recover.Assembler, ledgers: Ledgers, files: Sequence[Path], output: IO[bytes]) -> int:
@@ -146,6 +163,7 @@ def _recover(assembler: recover.Assembler, ledgers: Ledgers, files: Sequence[Pat
     words += [f"{still_open} still open"] if still_open else []
     words += [f"{passed_over} lines passed over, that are cut off or no records"] if passed_over else []
     words += [f"{strays} sessions left out: they begin in a file that was not given"] if strays else []
+    words += ["and not all could be read"] if damaged else []
     print(f"{PROGRAM}: {', '.join(words)}", file=sys.stderr)
     code = tell(damaged) or (Exit.FAILED if strays else Exit.DONE)
     if code == Exit.DONE:
