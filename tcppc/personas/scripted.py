@@ -13,7 +13,6 @@ group matched, `$$` a dollar sign. `delay` is in seconds, for each reply; `other
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -93,13 +92,13 @@ def _filled(reply: bytes, match: re.Match[bytes]) -> bytes:
 def load(folder: Path) -> dict[str, Script]:
     """All of a folder's files NAME.toml. ScriptError for one that is not as it should be."""
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".toml"))
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except (FileNotFoundError, NotADirectoryError):
         raise ScriptError(f"personas.folder {folder}: there is no such folder") from None
     except OSError as problem:  # Path.glob would find nothing in it, and say nothing
         raise ScriptError(f"personas.folder {folder}: cannot be read: {problem.strerror}") from None
     found = {}
-    for path in (folder / name for name in names):
+    for path in paths:
         if not re.fullmatch(r"[a-z0-9-]{1,32}", path.stem):
             raise ScriptError(f"{path}: expected a name of lower-case letters, digits and dashes")
         found[path.stem] = read(path)
