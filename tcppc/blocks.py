@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -30,7 +31,11 @@ def listed(config: Config) -> tuple[list[dict[str, str]], str]:
     except RulesError as problem:
         if unread:
             raise RulesError(f"{problem}; and the undo log says nothing either: {unread}") from None
-        until, said = {key: entry.until for key, entry in known.items()}, "nft cannot be asked: the undo log says this."
+        path = acting.journal(config).path
+        if not os.path.lexists(path):
+            raise RulesError(f"{problem}; there is no undo log {path} either: who is blocked is not known") from None
+        until = {key: entry.until for key, entry in known.items()}
+        said = f"{problem}; what the undo log {path} says may be old"
     rows = []
     for (network, scope), end in sorted(until.items(), key=lambda item: item[1]):
         entry = known.get((network, scope))

@@ -19,7 +19,7 @@ COMMANDS = {
     "show": "reading.show_command",
     "nc": "netcat.listen",
     "account": "accounting.account",
-    "recover": "accounting.recover_command",
+    "recover": "recovering.recover_command",
     "rules": "ruling.rules_command",
     "watch": "watching.watch_command",
     "actions": "acting.actions_command",

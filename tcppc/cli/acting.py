@@ -16,7 +16,7 @@ from tcppc.actions import tokens
 from tcppc.actions.engine import would
 from tcppc.actions.event import Event
 from tcppc.actions.rule import Rule
-from tcppc.cli.arguments import Exit, UsageError, add_action, given_actions, parser
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError, add_action, given_actions, operator, parser
 from tcppc.clock import Zone
 from tcppc.config import Config
 from tcppc.records import Session, new_id
@@ -135,7 +135,7 @@ def blocks_command(argv: Sequence[str]) -> int:
     given = flags.parse_intermixed_args(argv)
     if bool(given.address) != (given.what in ("add", "remove")):
         raise UsageError(f"{given.what} takes {'no ' if given.address else 'an '}address; see tcppc blocks --help")
-    file = given.file if given.file is not None else DEFAULT_FILE if os.access(DEFAULT_FILE, os.R_OK) else ""
+    file = given.file if given.file is not None else DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else ""
     found = config.load(file)
     try:
         networks = [blocks.parse(text) for text in given.address]
@@ -146,7 +146,7 @@ def blocks_command(argv: Sequence[str]) -> int:
         raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(given.why)}")
     if given.what == "list":
         return _list(found, given.json)
-    by = named(os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}")
+    by = named(operator())
     why = named(given.why)
     if given.what == "add":
         done = blocks.add(found, networks, seconds, given.scope or "host", why, by)
@@ -165,13 +165,13 @@ def blocks_command(argv: Sequence[str]) -> int:
 def _list(found: Config, as_json: bool) -> int:
     rows, said = blocks.listed(found)
     if said:
-        print(f"tcppc: {said}", file=sys.stderr)
+        print(f"{PROGRAM}: {said}", file=sys.stderr)
     for row in rows:
         if as_json:
             print(json.dumps(row))
         else:
             why = " ".join(filter(None, (row["by"], f"on {row['on']}" if row["on"] else "", row["why"])))
             print(f"{row['network']:<24} {row['scope']:<5} since {row['since']}  until {row['until']}  {why}")
-    if not rows and not as_json:
+    if not rows and not as_json and not said:
         print("Nobody is blocked.")
-    return Exit.DONE
+    return Exit.FAILED if said else Exit.DONE

@@ -48,11 +48,19 @@ def show_command(argv: Sequence[str]) -> int:
         damaged: list[str] = []
         few = Few(damaged.append)
         files = [] if given.follow else all_files(given.paths)
-        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=few)
+        unread: list[str] = []  # said at once: what follows may take days
+
+        def say(line: str) -> None:
+            unread.append(line)
+            tell([line])
+
+        found = show.follow(given.paths, trouble=say) if given.follow else show.read_files(files, trouble=few)
         found = recover.assembled(found)
         done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
         few.over()
-        return tell(damaged) or done
+        return tell(damaged) or (Exit.FAILED if unread else done)
+    except BrokenPipeError:
+        raise
     except OSError as problem:
         if problem.filename is None:
             raise

@@ -89,10 +89,14 @@ def _filled(reply: bytes, match: re.Match[bytes]) -> bytes:
 
 def load(folder: Path) -> dict[str, Script]:
     """All of a folder's files NAME.toml. ScriptError for one that is not as it should be."""
-    if not folder.is_dir():
-        raise ScriptError(f"personas.folder {folder}: there is no such folder")
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ScriptError(f"personas.folder {folder}: there is no such folder") from None
+    except OSError as problem:  # Path.glob would find nothing in it, and say nothing
+        raise ScriptError(f"personas.folder {folder}: cannot be read: {problem.strerror}") from None
     found = {}
-    for path in sorted(folder.glob("*.toml")):
+    for path in paths:
         if not re.fullmatch(r"[a-z0-9-]{1,32}", path.stem):
             raise ScriptError(f"{path}: expected a name of lower-case letters, digits and dashes")
         found[path.stem] = read(path)
