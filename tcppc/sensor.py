@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tcppc import acting, metrics
 from tcppc.actions.engine import Engine
-from tcppc.capture import capabilities, certificate, limits, sockets, tls
+from tcppc.capture import capabilities, captures, certificate, keep, limits, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
 from tcppc.capture.conversation import Terms
@@ -21,6 +21,8 @@ from tcppc.capture.keep import Keeper
 from tcppc.capture.ledger import Ledger
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Prober
+from tcppc.capture.regular import is_regular
+from tcppc.capture.supervisor import Supervised, unwell
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
 from tcppc.capture.writer import Writer
@@ -38,6 +40,8 @@ from tcppc.watching import open_watches
 
 # A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
 WRITER_STUCK_SECONDS = 30.0
+# Of what is not well, the status line names so many.
+MOST_TOLD = 3
 
 
 @dataclass
@@ -66,13 +70,45 @@ class Sensor:
         return [*self.tcp, *self.udp]
 
     def well(self) -> bool:
-        """Do all listeners answer, and does the writer turn?"""
-        return (
-            time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
-            and all(server.answers() for server in self.servers)
-            and (self.prober is None or self.prober.well())
-            and all(watch.well() for watch in self.watches)
-        )
+        """Does it capture: do all listeners answer, and does the writer turn? What does not can be mended by a restart
+        alone; helper threads come back by themselves, and a restart would cost the sessions that are open."""
+        return not self._not_capturing()
+
+    def unwell(self) -> list[str]:
+        """All that is not well, a line each: what `well` asks for, and each helper thread."""
+        return self._not_capturing() + unwell(self.supervised())
+
+    def _not_capturing(self) -> list[str]:
+        said = []
+        stuck = time.monotonic() - self.writer.turned
+        if stuck >= WRITER_STUCK_SECONDS:
+            said.append(f"writer: held up for {stuck:.0f} s")
+        said += [f"listener {_named(server)}: nobody waits there" for server in self.servers if not server.answers()]
+        if self.prober:
+            said += [f"listener {kind} {name}: no answer to a probe" for kind, name in self.prober.not_answering()]
+        if not self.servers:  # watching is all there is to do
+            said += [f"watch {watch.interface}: nothing is seen" for watch in self.watches if not watch.well()]
+        return said
+
+    def supervised(self) -> list[Supervised]:
+        """Helper threads, which are started again where they fail."""
+        parts = [self.keeper, self.prober, self.metrics, *self.watches]
+        found = [part.thread for part in parts if part]
+        return found + (self.engine.all_threads() if self.engine else [])
+
+    def threads_up(self) -> dict[str, bool]:
+        """By name: does it do its work?"""
+        up = {thread.name: thread.well for thread in self.supervised()}
+        return up | {"writer": time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS}
+
+    def look(self) -> None:
+        """What is looked at from time to time, by the prober's thread: rules, and threads that could not be started."""
+        self._start_again()
+        self.rules.look()
+
+    def _start_again(self) -> None:
+        for thread in self.supervised():
+            thread.look()
 
     def listener_changed(self, kind: str, name: str, alive: bool) -> None:
         """A probe found that a listener died, or lives again."""
@@ -89,7 +125,15 @@ class Sensor:
         now, accepted = time.monotonic(), self.books.accepted
         rate = (accepted - before[1]) / max(1e-3, now - before[0])
         line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.books.recorded} recorded"
+        self._start_again()
+        if wrong := self.unwell():
+            more = f" and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+            line += f"; NOT WELL: {'; '.join(wrong[:MOST_TOLD])}{more}"
         return line, (now, accepted)
+
+
+def _named(server: TCPServer | UDPServer) -> str:
+    return f"{'TCP' if isinstance(server, TCPServer) else 'UDP'} {server.name}"
 
 
 def personas(config: Config) -> Personas | None:
@@ -108,7 +152,19 @@ def captures_of(config: Config, books: Books, log: Log) -> Captures | None:
     given = config.files
     if not given.captures and not given.session_dir:
         return None
-    return Captures(given.captures, given.logtype, given.session_dir, Zone(config.tcppc.timezone), books, log)
+    zone = Zone(config.tcppc.timezone)
+    return Captures(given.captures, given.logtype, given.session_dir, zone, books, log, given.captures_bytes)
+
+
+def keeping(config: Config) -> keep.Terms:
+    """What the keeper goes by."""
+    given = config.files
+    others = (config.source, config.tcppc.logFile, given.captures, given.captures and captures.before(given.captures))
+    return keep.Terms(
+        config.tcppc.tcpFileFmt, given.compress, given.keep_bytes, given.reserve, given.session_dir,
+        given.session_dir_bytes, given.session_dir_files, bool(config.tcppc.rotInt or given.file_bytes),
+        frozenset(os.path.abspath(path) for path in others if path),
+    )  # fmt: skip
 
 
 def use_personas(made: Sensor, found: Personas | None) -> None:
@@ -173,11 +229,13 @@ def check(config: Config) -> None:
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
         raise ConfigError(f"tcpFileFmt (-w) {config.tcppc.tcpFileFmt}: {LEDGER} is the ledger's name; expected another")
     others = {os.path.abspath(path) for path in (config.tcppc.tcpFileFmt, config.tcppc.logFile) if path}
-    captures = config.files.captures
-    if captures and (
-        os.path.abspath(captures) in others or os.path.basename(captures) == LEDGER or os.path.isdir(captures)
+    given = config.files.captures
+    if given and (
+        os.path.abspath(given) in others
+        or os.path.basename(given) == LEDGER
+        or (os.path.lexists(given) and not is_regular(given))
     ):
-        raise ConfigError(f"files.captures (--captures) {captures}: expected a file of its own")
+        raise ConfigError(f"files.captures (--captures) {given}: expected a file of its own, and no link to one")
     if (
         config.files.session_dir
         and os.path.exists(config.files.session_dir)
@@ -210,19 +268,26 @@ def build(config: Config) -> Sensor:
     books = Books(config.limits)
     intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
     file = keeper = ledger = None
+    if config.tcppc.tcpFileFmt or config.files.session_dir:
+        keeper = Keeper(
+            keeping(config),
+            lambda: file.path if file else "",
+            log,
+            books.error,
+            lambda *went: ledger.removed(*went) if ledger else None,
+        )
     if pattern := config.tcppc.tcpFileFmt:
         ledger = Ledger(pattern, zone, config.sensor, books, log)
         file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None, ledger)
-        keeper = Keeper(pattern, config.files.compress, config.files.keep_bytes, lambda: file.path, log, ledger.removed)
     encoder = Encoder(zone, config.sensor, config.files.format)
-    captures = captures_of(config, books, log)
+    thp = captures_of(config, books, log)
     try:
         writer = Writer(intake, books, log, encoder, file, config.tcppc.maxFdNum, ledger)
     except (OSError, ValueError) as problem:
         raise StartError(
             f"Failed to set maximum number of file descriptors: {config.tcppc.maxFdNum}: {problem}"
         ) from None
-    writer.captures = captures
+    writer.captures = thp
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     context = tls_context(config, log)
@@ -237,7 +302,7 @@ def build(config: Config) -> Sensor:
     acting.use(made)
     made.metrics = metrics.build(made)
     writer.metered = made.metrics is not None
-    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look)
+    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.look, books.error)
     _say_missing(made)
     return made
 

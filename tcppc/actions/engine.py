@@ -18,6 +18,7 @@ from tcppc.actions.job import Job
 from tcppc.actions.rule import MATCHED_BYTES, Rule
 from tcppc.actions.tokens import Values
 from tcppc.capture.books import Books
+from tcppc.capture.supervisor import Supervised
 from tcppc.protocols.packet import SYN, address
 from tcppc.records import Encoder, Session, new_id
 from tcppc.sightings import Probe, Scan, name
@@ -81,10 +82,8 @@ class Engine:
         self._told_allowed = self._told_full = -LOOK_SECONDS
         self._terms = terms
         self.set_terms(terms)
-        self._threads = [threading.Thread(target=self._tick, name="actions", daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._work, name=f"action {number}", daemon=True) for number in range(workers)
-        ]
+        self._ticking = Supervised("actions", self._tick, say, books.error)
+        self._workers = [Supervised(f"action {number}", self._work, say, books.error) for number in range(workers)]
 
     def set_terms(self, terms: Terms) -> None:
         terms.allowed.look()
@@ -97,22 +96,28 @@ class Engine:
         if self.blocker:
             self.blocker.set_allowed(terms.allowed)
 
+    def all_threads(self) -> list[Supervised]:
+        """Its own, and the blocker's."""
+        return [self._ticking, *self._workers, *([self.blocker.thread] if self.blocker else [])]
+
     def start(self) -> None:
-        for thread in self._threads:
+        for thread in (self._ticking, *self._workers):
             thread.start()
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """What is gathered and queued is done, within `timeout` seconds; what is left then is counted."""
         until = time.monotonic() + timeout
+        for thread in (self._ticking, *self._workers):
+            thread.stop()
         self._end.set()
-        self._threads[0].join(timeout)
+        self._ticking.join(timeout)
         self._tell_digests(all_of_them=True)
-        for _ in self._threads[1:]:
+        for _ in self._workers:
             try:
                 self._jobs.put(None, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:  # workers that are held up end with the process
                 break
-        for thread in self._threads[1:]:
+        for thread in self._workers:
             thread.join(max(0.0, until - time.monotonic()))
         if ended := command.end_all():
             self._books.acted("dropped_stop", ended)

@@ -81,9 +81,9 @@ class Ledger:
         times = {"first": self.zone.stamp(first), "last": self.zone.stamp(last)} if first else {}
         self._add({"event": event, "file": self._name(path), "size": size, **times}, counting=True)
 
-    def removed(self, path: str, size: int) -> None:
-        """A closed file is removed, as files.keep_bytes asks."""
-        self._add({"event": "remove", "file": self._name(path), "size": size, "why": "keep_bytes"})
+    def removed(self, path: str, size: int, why: str) -> None:
+        """A closed file is removed, as files.keep_bytes or files.reserve asks (`why`)."""
+        self._add({"event": "remove", "file": self._name(path), "size": size, "why": why})
 
     def listener(self, kind: str, name: str, alive: bool) -> None:
         """A probe found a listener dead, or alive again."""
