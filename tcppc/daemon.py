@@ -24,7 +24,7 @@ from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.records import Encoder
-from tcppc.sensor import Sensor, build, captures_of, check, keeping, naming, needed, terms, tls_context, use_personas
+from tcppc.sensor import Sensor, build, captures_of, check, naming, needed, terms, tls_context, use_personas
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
@@ -190,8 +190,7 @@ def _reload_actions(sensor: Sensor, new: Config) -> None:
 
 
 def _reload_file(sensor: Sensor, new: Config) -> None:
-    if sensor.keeper:
-        sensor.keeper.set_terms(keeping(new))
+    sensor.keep_to(new)
     if sensor.file and new.tcppc.tcpFileFmt:
         file, renamed = sensor.file, naming(new)
         if sensor.ledger:

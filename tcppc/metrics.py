@@ -168,10 +168,9 @@ class Collector:
             return
         gone = {(why,): keeper.gone.get(why, 0) for why in {*_KNOWN["removed"], *keeper.gone}}
         yield _counter("files_removed", "Files removed to bound the disk, by the bound.", ("why",), gone)
-        disks = keeper.disks()
         free = _gauge("disk_free_bytes", "Free space of the disks that files are written to.", None, ("folder",))
         reserve = _gauge("disk_reserve_bytes", "What files.reserve keeps free of it.", None, ("folder",))
-        for folder, (disk, kept) in sorted(disks.items()):
+        for folder, (disk, kept) in sorted(keeper.disks.items()):
             free.add_metric((folder,), disk.free)
             reserve.add_metric((folder,), kept)
         yield free

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tcppc import acting, metrics
@@ -101,6 +101,12 @@ class Sensor:
         up = {thread.name: thread.well for thread in self.supervised()}
         return up | {"writer": time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS}
 
+    def keep_to(self, config: Config) -> None:
+        """Have the keeper go by these settings. Without a data file of its own, none in that place is its to tend."""
+        if self.keeper:
+            terms = keeping(config)
+            self.keeper.set_terms(terms if self.file else replace(terms, pattern=""))
+
     def look(self) -> None:
         """What is looked at from time to time, by the prober's thread: rules, and threads that could not be started."""
         self._start_again()
@@ -159,7 +165,10 @@ def captures_of(config: Config, books: Books, log: Log) -> Captures | None:
 def keeping(config: Config) -> keep.Terms:
     """What the keeper goes by."""
     given = config.files
-    others = (config.source, config.tcppc.logFile, given.captures, given.captures and captures.before(given.captures))
+    others = (
+        config.source, config.tcppc.logFile, config.tcppc.x509Cert, config.tcppc.x509Key, given.captures,
+        given.captures and captures.before(given.captures),
+    )  # fmt: skip
     return keep.Terms(
         config.tcppc.tcpFileFmt, given.compress, given.keep_bytes, given.reserve, given.session_dir,
         given.session_dir_bytes, given.session_dir_files, bool(config.tcppc.rotInt or given.file_bytes),
@@ -267,18 +276,18 @@ def build(config: Config) -> Sensor:
         raise StartError(f"Failed to open log file: {config.tcppc.logFile}: {problem.strerror}") from None
     books = Books(config.limits)
     intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
-    file = keeper = ledger = None
-    if config.tcppc.tcpFileFmt or config.files.session_dir:
-        keeper = Keeper(
-            keeping(config),
-            lambda: file.path if file else "",
-            log,
-            books.error,
-            lambda *went: ledger.removed(*went) if ledger else None,
-        )
+    file = ledger = None
+    # Always: a reload may bring files that it has to bound.
+    keeper = Keeper(
+        keeping(config),
+        lambda: file.path if file else "",
+        log,
+        books.error,
+        lambda *went: ledger.removed(*went) if ledger else None,
+    )
     if pattern := config.tcppc.tcpFileFmt:
         ledger = Ledger(pattern, zone, config.sensor, books, log)
-        file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None, ledger)
+        file = DataFile(naming(config), log, keeper.closed, ledger)
     encoder = Encoder(zone, config.sensor, config.files.format)
     thp = captures_of(config, books, log)
     try:

@@ -107,9 +107,7 @@ def free_space(value: Any) -> str | int:
             return found
         except ValueError:  # the words below say more
             pass
-    raise ValueError(
-        'a size such as "2GiB", a share of the disk up to 50% such as "5%", 0 for none, or "" for the default'
-    )
+    raise ValueError('a size such as "2GiB", a share of the disk from "1%" to "50%", 0 for none, or "" for the default')
 
 
 def duration(low: float, high: float) -> Converter:

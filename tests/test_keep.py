@@ -127,7 +127,7 @@ def test_one_that_was_compressed_before_a_kill_is_not_compressed_twice(tmp_path:
         file.write(b"line\n" * 1000)
     made = keeper(tmp_path, "gzip", open_name="", pattern="%s.jsonl")
     for name in ("data.jsonl", "other.jsonl"):
-        made._compress(str(tmp_path / name), "gzip")
+        made._compress(str(tmp_path / name), made.terms)
     (tmp_path / "log").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl.gz", "other.jsonl.1.gz", "other.jsonl.gz"]
 
@@ -196,3 +196,66 @@ def test_the_log_and_captures_are_no_data_files_whatever_the_pattern(start: Star
     wait_until(lambda: "Reloaded." in (place / "log").read_text(), "the reload")
     assert sensor.stop() == 0
     assert {"log", "captures", "ledger.jsonl"} <= {path.name for path in place.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        (
+            keep.Terms("d.jsonl", keep_bytes=1 << 30, reserve=1 << 20),
+            "up to 1.0 GiB, the oldest go first; at least 1.0 MiB stays",
+        ),
+        (
+            keep.Terms("d.jsonl", reserve=1 << 20),
+            "are kept; the oldest go where less than 1.0 MiB is free on the disk of /",
+        ),
+        (keep.Terms("d.jsonl", keep_bytes=5000), "up to 4.9 KiB, the oldest go first; no free space is reserved"),
+        (keep.Terms("d.jsonl"), "nothing bounds the closed data files: files.keep_bytes and files.reserve are 0."),
+        (
+            keep.Terms("d.jsonl", turns=False),
+            " are 0. There is one data file, which is never closed, and so never removed.",
+        ),
+        (keep.Terms(session_dir="s", session_dir_files=5), "files of s are kept up to 5 files, the oldest go first."),
+        (keep.Terms(session_dir="s"), "files of s are all kept."),
+    ],
+)
+def test_what_bounds_the_disk_is_told_in_a_line(terms: keep.Terms, said: str) -> None:
+    (line,) = keep.promises(terms)
+    assert line.startswith("Disk: ")
+    assert said in line
+
+
+def test_many_files_that_go_at_once_are_not_as_many_log_lines(tmp_path: Path) -> None:
+    for number in range(500):
+        (tmp_path / f"d-01.{number}.jsonl").write_bytes(bytes(10))
+    gone: list[str] = []
+    log = Log(Zone("UTC"), str(tmp_path / "log"))
+    terms = keep.Terms(str(tmp_path / "d-%d.jsonl"), keep_bytes=1000)
+    made = keep.Keeper(terms, lambda: "", log, Books(Limits()).error, lambda path, size, why: gone.append(path))
+    made.start()
+    wait_until(lambda: len(list(tmp_path.glob("d-*"))) == 100, "the oldest to go")
+    made.stop(20)
+    assert len(set(gone)) == 400
+    text = (tmp_path / "log").read_text()
+    assert text.count("Removed the oldest session file: ") == keep.MOST_NAMED + 1
+    assert f"and {400 - keep.MOST_NAMED} more; the ledger names them: files.keep_bytes is 1000." in text
+
+
+def test_a_file_that_cannot_be_removed_costs_no_other(start: Start, tmp_path: Path) -> None:
+    """The folder's owner is another user, and it is sticky: as in /tmp."""
+    for number in range(4):
+        path = tmp_path / f"data.{number}.jsonl"
+        path.write_bytes(bytes(1000))
+        os.utime(path, (number, number))
+        os.chown(path, 65534 if number else 0, -1)
+    (tmp_path / "c.toml").write_text("[files]\nkeep_bytes = 1500\n")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    tmp_path.chmod(0o1777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), prefix=("setpriv", "--reuid=65534", "--clear-groups"))
+    wait_until(lambda: not (tmp_path / "data.3.jsonl").exists(), "what can be removed to go")
+    assert (tmp_path / "data.0.jsonl").exists()
+    assert sensor.stop() == 0
+    assert f"Failed to tend closed session files: {tmp_path}/data.0.jsonl: Operation not permitted" in sensor.log

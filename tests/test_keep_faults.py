@@ -134,6 +134,17 @@ def test_a_temporary_name_is_never_followed(start: Start, tmp_path: Path, damage
     assert sensor.stop() == 0
 
 
+def test_what_a_killed_run_was_compressing_is_taken_away(start: Start, tmp_path: Path) -> None:
+    """Also where the data file itself is gone, or nothing is compressed any more."""
+    for name in (".data.7.jsonl.gz.tmp", ".data.jsonl.3.zst.12.tmp", ".data.jsonl.tmp", ".other.gz.tmp"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".data.8.jsonl.gz.tmp").symlink_to(tmp_path / ".other.gz.tmp")
+    sensor = start("-q")
+    wait_until(lambda: not (tmp_path / ".data.jsonl.3.zst.12.tmp").exists(), "one of them to go")
+    assert sensor.stop() == 0
+    assert {path.name for path in tmp_path.glob(".*")} == {".data.jsonl.tmp", ".other.gz.tmp", ".data.8.jsonl.gz.tmp"}
+
+
 def test_a_data_file_that_cannot_be_read_is_named_once_and_costs_no_other(start: Start, tmp_path: Path) -> None:
     """It takes a sensor that is not root."""
     tmp_path.chmod(0o777)

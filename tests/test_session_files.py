@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ def test_a_sensor_bounds_its_folder_and_keeps_the_newest(start: Start, tmp_path:
     assert f"Disk: files of {folder} are kept up to " in sensor.log
     assert f"oldest files of {folder} (" in sensor.log
     assert bound in sensor.log
+
+
+def test_a_folder_that_a_reload_brings_is_bounded_too(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    (tmp_path / "c.toml").write_text("", encoding="ascii")
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), patch=QUICK, file="")
+    (tmp_path / "c.toml").write_text(
+        f'[files]\nsession_dir = "{folder}"\nsession_dir_files = 5\n[tcppc]\ntcpFileFmt = "{tmp_path}/%A"\n'
+    )
+    sensor.signal(signal.SIGHUP)
+    sensor.said("Reloaded.")
+    assert f"Disk: files of {folder} are kept up to 5 files and 1.0 GiB, the oldest go first." in sensor.log
+    for number in range(20):
+        sensor.send(b"%d" % number)
+    wait_until(lambda: folder.exists() and 0 < len(there(folder)) <= 5, "the oldest to go")
+    assert sensor.stop() == 0
 
 
 def test_it_is_bounded_without_a_data_file_too(start: Start, tmp_path: Path) -> None:

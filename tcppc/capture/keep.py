@@ -12,14 +12,14 @@ import os
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tcppc.capture import room
 from tcppc.capture.files import fixed_folder
 from tcppc.capture.limits import why
-from tcppc.capture.ours import Found, files_of
-from tcppc.capture.pack import ENDINGS, pack
+from tcppc.capture.ours import Found, files_of, temporaries_of
+from tcppc.capture.pack import ENDINGS, is_own, pack
 from tcppc.capture.room import Disk, Ours, Room, ours_on
 from tcppc.capture.session_files import SessionFiles
 from tcppc.capture.supervisor import Supervised, described
@@ -32,6 +32,8 @@ TEND_SECONDS = 60.0
 AGAIN_SECONDS = 60.0
 LONGEST_AGAIN_SECONDS = 24 * 3600.0
 MOST_SAID = 10_000
+# Of files that go together, so many are named in the log; the ledger has them all.
+MOST_NAMED = 50
 # Where files.reserve is 0, less free space than this share is worth a line, at most once in SAY_AGAIN_SECONDS.
 LOW_DISK = 0.05
 SAY_AGAIN_SECONDS = 3600.0
@@ -74,6 +76,7 @@ class Keeper:
     ) -> None:
         self.terms = terms
         self.gone: Counter[str] = Counter()  # files removed, by why
+        self.disks: dict[str, tuple[Disk, int]] = {}  # by folder: its disk, and what stays free of it
         self.thread = Supervised("keeper", self._run, say, count)
         self._open_path = open_path
         self._say = say
@@ -83,7 +86,7 @@ class Keeper:
         self._stopping = False
         self._begun = False
         self._waiting: dict[str, _Waiting] = {}
-        self._tended = 0.0
+        self._looked = self._tended = 0.0
         self._rooms: dict[int, Room] = {}
         self._copies: SessionFiles | None = None
         self._said: dict[str, float] = {}
@@ -100,7 +103,10 @@ class Keeper:
 
     def set_terms(self, terms: Terms) -> None:
         """From the next look on."""
-        self.terms = terms
+        old, self.terms = self.terms, terms
+        if terms != old:
+            for line in promises(terms):
+                self._say(line)
         self._todo.put("")
 
     def stop(self, timeout: float) -> None:
@@ -128,10 +134,16 @@ class Keeper:
                 self._guarded(self._bound_copies, terms)
 
     def _begin(self, terms: Terms) -> None:
-        for file in files_of(terms.pattern, self._failed, terms.others):
+        self._todo.put("")
+        for file in temporaries_of(terms.pattern, self._failed):  # a run that was killed left them
+            try:
+                if is_own(os.lstat(file.path)):
+                    os.unlink(file.path)
+            except OSError as problem:
+                self._failed(problem, file.path)
+        for file in self._files(terms) if terms.compress != "off" else ():
             if os.path.splitext(file.path)[1] not in ENDINGS.values():
                 self.closed(file.path)
-        self._todo.put("")
 
     def _take(self) -> bool:
         """What was closed joins what waits. False where nothing came within LOOK_SECONDS."""
@@ -188,19 +200,19 @@ class Keeper:
                 return
             if time.monotonic() < waiting.due:
                 continue
-            if self._compress(path, terms.compress):
+            if self._compress(path, terms):
                 del self._waiting[path]
             else:
                 waiting.due = time.monotonic() + waiting.pause
                 waiting.pause = min(2 * waiting.pause, LONGEST_AGAIN_SECONDS)
             self._guarded(self._look_at_disks, terms)
 
-    def _compress(self, path: str, kind: str) -> bool:
+    def _compress(self, path: str, terms: Terms) -> bool:
         """True where there is nothing more to do with it."""
         if self._is_open(path) or not os.path.lexists(path):  # a name that came back; or it was moved away
             return True
         try:
-            pack(path, kind, lambda: not self._stopping and not self._is_open(path), self._damaged)
+            pack(path, terms.compress, functools.partial(self._goes_on, path, terms), self._damaged)
             return True
         except FileNotFoundError as problem:
             if problem.filename != path:
@@ -210,6 +222,12 @@ class Keeper:
         except Exception as problem:  # of a library, or no memory: other files are another matter
             self._tell(path, described(problem))
         return False
+
+    def _goes_on(self, path: str, terms: Terms) -> bool:
+        """May it be compressed further? It takes long enough that the disk is looked at meanwhile."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._guarded(self._look_at_disks, terms)
+        return not self._stopping and not self._is_open(path)
 
     def _damaged(self, packed: str, text: str) -> None:
         self._count("keeper_errors")
@@ -224,18 +242,29 @@ class Keeper:
     def _forget(self, terms: Terms) -> None:
         """The oldest closed files go until the rest is within `keep_bytes`."""
         closed = [file for file in self._files(terms) if not self._is_open(file.path)]
-        total = sum(file.size for file in closed)
-        for file in closed:
-            if total <= terms.keep_bytes:
-                return
-            if self._unlink(file, "keep_bytes"):
-                total -= file.size
-                self._say(
-                    f"Removed the oldest session file: {file.path} ({file.size} bytes): "
-                    f"files.keep_bytes is {terms.keep_bytes}."
-                )
+        over = sum(file.size for file in closed) - terms.keep_bytes
+        self._remove(closed, over, "keep_bytes", f"files.keep_bytes is {terms.keep_bytes}")
 
-    def _unlink(self, file: Found, why: str) -> bool:
+    def _remove(self, files: Iterable[Found], needed: int, bound: str, because: str) -> int:
+        """One after the other, until so many bytes are free; returns how many are. They are bytes of the disk for the
+        reserve, and the files' own for keep_bytes."""
+        freed = named = more = 0
+        for file in files:
+            if freed >= needed:
+                break
+            if not self._unlink(file, bound):
+                continue
+            freed += file.room if bound == "reserve" else file.size
+            if named < MOST_NAMED:
+                named += 1
+                self._say(f"Removed the oldest session file: {file.path} ({file.size} bytes): {because}.")
+            else:
+                more += 1
+        if more:
+            self._say(f"Removed the oldest session file: and {more} more; the ledger names them: {because}.")
+        return freed
+
+    def _unlink(self, file: Found, bound: str) -> bool:
         """Is it gone now?"""
         try:
             now = os.lstat(file.path)
@@ -247,8 +276,8 @@ class Keeper:
         except OSError as problem:
             self._failed(problem, file.path)
             return False
-        self.gone[why] += 1
-        self._removed(file.path, file.size, why)
+        self.gone[bound] += 1
+        self._removed(file.path, file.size, bound)
         return True
 
     def _copies_of(self, terms: Terms) -> SessionFiles | None:
@@ -272,14 +301,18 @@ class Keeper:
     # The disk.
 
     def _look_at_disks(self, terms: Terms) -> None:
+        self._looked = time.monotonic()
+        disks = {}
         for device, folder in room.folders(self._places(terms)).items():
-            if not terms.reserve and terms.reserve != "":
-                self._warn_of(folder)
-                continue
             known = self._rooms.get(device)
             if known is None or known.folder != folder:
-                known = self._rooms[device] = Room(folder, self._say, self._unlink, self._count_copies)
-            known.look(terms.reserve, functools.partial(self._ours, device, terms))
+                known = self._rooms[device] = Room(folder, self._say, self._remove, self._count_copies)
+            try:
+                disks[folder] = known.look(terms.reserve, functools.partial(self._ours, device, terms))
+                self._warn_of(folder, *disks[folder])
+            except OSError as problem:  # the other disks are looked at all the same
+                self._failed(problem, folder)
+        self.disks = disks
 
     def _places(self, terms: Terms) -> list[str]:
         data = os.path.dirname(self._open_path()) or str(fixed_folder(terms.pattern)) if terms.pattern else ""
@@ -288,23 +321,11 @@ class Keeper:
     def _ours(self, device: int, terms: Terms) -> Ours:
         return ours_on(device, self._files(terms), lambda file: self._is_open(file.path), self._copies_of(terms))
 
-    def disks(self) -> dict[str, tuple[Disk, int]]:
-        """By folder: its disk, and the bytes of it that stay free. From any thread."""
-        terms, found = self.terms, {}
-        for folder in room.folders(self._places(terms)).values():
-            try:
-                disk = room.disk_of(folder)
-            except OSError:  # the keeper's own look tells of it
-                continue
-            found[folder] = disk, room.reserve_of(terms.reserve, disk.total)
-        return found
-
     def _count_copies(self, count: int) -> None:
         self.gone["reserve"] += count
 
-    def _warn_of(self, folder: str) -> None:
-        disk = room.disk_of(folder)
-        if disk.free < LOW_DISK * disk.total and self._is_news(folder, SAY_AGAIN_SECONDS):
+    def _warn_of(self, folder: str, disk: Disk, reserve: int) -> None:
+        if not reserve and disk.free < LOW_DISK * disk.total and self._is_news(folder, SAY_AGAIN_SECONDS):
             self._say(
                 f"The disk of {folder} is nearly full: {disk.free} bytes free; files.keep_bytes and files.reserve "
                 "bound what is kept."

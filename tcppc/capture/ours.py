@@ -13,6 +13,7 @@ from tcppc.capture.files import LEDGER, fixed_folder
 
 # What a strftime(3) directive can become in a file name; all others become any run of characters but a slash.
 _NUMBERS = {"Y": r"\d{4}", "j": r"\d{3}", "s": r"\d+"} | dict.fromkeys("mdHMSyIUWVeklCg", r"[\d ]{2}")
+_PACKED = r"(\.gz|\.zst)"
 _BLOCK_BYTES = 512  # of st_blocks (stat(2)), whatever the file system's own block is
 
 Failed = Callable[[OSError], None]
@@ -43,8 +44,12 @@ def found(path: str, status: os.stat_result) -> Found:
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
     """Which file names a pattern can have made: with a number before the ending, with .gz or .zst behind it."""
+    return re.compile(rf"{_made(pattern)}{_PACKED}?")
+
+
+def _made(pattern: str) -> str:
     stem, ending = os.path.splitext(os.path.basename(pattern))
-    return re.compile(rf"{_regex(stem)}(\.\d+)?{_regex(ending)}(\.\d+)?(\.gz|\.zst)?")
+    return rf"{_regex(stem)}(\.\d+)?{_regex(ending)}(\.\d+)?"
 
 
 def _regex(text: str) -> str:
@@ -66,13 +71,26 @@ def files_of(pattern: str, failed: Failed, others: Collection[str] = ()) -> list
     """
     if not pattern:
         return []
-    fixed = fixed_folder(pattern)
-    folders = Path(pattern).parent.parts[len(fixed.parts) :]
-    names = [re.compile(_regex(name)) for name in folders]
-    made = _walk(str(fixed), [*names, pattern_regex(pattern)], failed)
-    return sorted(
-        (file for file in made if os.path.abspath(file.path) not in others), key=lambda file: (file.changed, file.path)
-    )
+    made = _walk(str(fixed_folder(pattern)), [*_folders(pattern), pattern_regex(pattern)], failed)
+    found = [
+        file for file in made if _is_data(os.path.basename(file.path)) and os.path.abspath(file.path) not in others
+    ]
+    return sorted(found, key=lambda file: (file.changed, file.path))
+
+
+def _is_data(name: str) -> bool:
+    return name != LEDGER and not name.startswith(".")
+
+
+def temporaries_of(pattern: str, failed: Failed) -> list[Found]:
+    """Hidden files that compressing one of `pattern` was writing, by pack.py's names."""
+    name = re.compile(rf"\.{_made(pattern)}{_PACKED}(\.\d+)?\.tmp")
+    return list(_walk(str(fixed_folder(pattern)), [*_folders(pattern), name], failed)) if pattern else []
+
+
+def _folders(pattern: str) -> list[re.Pattern[str]]:
+    """What the folders are called that have directives in their names."""
+    return [re.compile(_regex(name)) for name in Path(pattern).parent.parts[len(fixed_folder(pattern).parts) :]]
 
 
 def _walk(folder: str, names: Sequence[re.Pattern[str]], failed: Failed) -> Iterator[Found]:
@@ -96,5 +114,5 @@ def _walk(folder: str, names: Sequence[re.Pattern[str]], failed: Failed) -> Iter
         if len(names) > 1:
             if stat.S_ISDIR(status.st_mode):
                 yield from _walk(path, names[1:], failed)
-        elif stat.S_ISREG(status.st_mode) and entry.name != LEDGER and not entry.name.startswith("."):
+        elif stat.S_ISREG(status.st_mode):
             yield found(path, status)

@@ -77,6 +77,11 @@ def _remove(path: str, before: os.stat_result) -> None:
         os.unlink(path)
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Is a file at a temporary name one that an earlier run has made?"""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+
+
 def _temporary(final: str) -> tuple[str, int]:
     """A new file beside `final`, hidden. What an earlier run left at its name goes; what is not ours stays."""
     folder, name = os.path.split(final)
@@ -84,7 +89,7 @@ def _temporary(final: str) -> tuple[str, int]:
         path = os.path.join(folder, f".{name}.{number}.tmp" if number else f".{name}.tmp")
         try:
             status = os.lstat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1:
+            if is_own(status):
                 os.unlink(path)
         except FileNotFoundError:  # as it should be
             pass

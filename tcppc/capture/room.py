@@ -90,26 +90,27 @@ def ours_on(device: int, files: Sequence[Found], is_open: Callable[[Found], bool
 
 
 class Room:
-    """Keeps one disk's reserve. `say` logs; `removed(file)` and `copies_removed(count)` are told of what went; `unlink`
-    removes a file and returns whether it is gone."""
+    """Keeps one disk's reserve. `say` logs; `remove(files, needed, "reserve", because)` removes the first of them until
+    so much is freed, and returns how much; `copies_removed(count)` is told of files of the session folder that went."""
 
     def __init__(
         self,
         folder: str,
         say: Callable[[str], None],
-        unlink: Callable[[Found, str], bool],
+        remove: Callable[[Sequence[Found], int, str, str], int],
         copies_removed: Callable[[int], None],
     ) -> None:
         self.folder = folder
         self._say = say
-        self._unlink = unlink
+        self._remove_files = remove
         self._copies_removed = copies_removed
         self._went: _Went | None = None
         self._wait_until = 0.0
         self._said: tuple[str, float] = ("", 0.0)
 
-    def look(self, setting: str | int, ours: Callable[[], Ours]) -> None:
-        """Make room where it is short; `ours` is asked only then. OSError where the disk cannot be asked."""
+    def look(self, setting: str | int, ours: Callable[[], Ours]) -> tuple[Disk, int]:
+        """Make room where it is short; `ours` is asked only then. Returns how the disk was, and what is to stay free of
+        it; OSError where the disk cannot be asked."""
         disk = disk_of(self.folder)
         reserve = reserve_of(setting, disk.total)
         now = time.monotonic()
@@ -117,6 +118,7 @@ class Room:
             self._went, self._wait_until = None, 0.0
         elif now >= self._wait_until:
             self._make_room(disk, reserve, ours(), now)
+        return disk, reserve
 
     def _make_room(self, disk: Disk, reserve: int, ours: Ours, now: float) -> None:
         if self._went and not self._helped(disk, ours):
@@ -160,12 +162,8 @@ class Room:
                 gave = size_text(gone.room)
                 self._say(f"Removed the {gone.files} oldest files of {ours.copies.folder} ({gave}): {because}.")
             room += gone.room
-        for file in ours.closed:
-            if room >= needed:
-                break
-            if self._unlink(file, "reserve"):
-                room += file.room
-                self._say(f"Removed the oldest session file: {file.path} ({file.size} bytes): {because}.")
+        if room < needed:
+            room += self._remove_files(ours.closed, needed - room, "reserve", because)
         return room
 
 
