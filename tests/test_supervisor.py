@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -17,7 +18,7 @@ import pytest
 from tcppc.capture import supervisor
 from tcppc.capture.supervisor import Supervised, unwell
 from tests.conftest import Start
-from tests.harness import Sensor, wait_until
+from tests.harness import PATIENCE, Sensor, wait_until
 from tests.netns import Net
 
 # Raised in a method while a file is there, which is removed by it. No `except Exception` on the way stops a SystemExit.
@@ -114,6 +115,29 @@ def test_a_thread_that_waits_to_be_started_again_holds_no_stop_up(start: Start, 
     begun = time.monotonic()
     assert sensor.stop() == 0
     assert time.monotonic() - begun < 5
+
+
+def test_the_status_line_names_it_and_the_watchdog_is_fed_all_the_same(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart by the watchdog would cost the sessions that are open, and mend nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        sensor = start(patch=patch("keeper", tmp_path / "marker"))
+        (tmp_path / "marker").touch()
+        while "NOT WELL" not in (told := manager.recv(4096).decode("utf-8")):
+            pass
+        status, _, watchdog = told.partition("\n")
+        assert re.fullmatch(
+            r"STATUS=0 sessions .* recorded; NOT WELL: thread keeper: SystemExit: injected \(.*\)", status
+        )
+        assert watchdog == "WATCHDOG=1"
+        while "NOT WELL" in manager.recv(4096).decode("utf-8"):
+            pass
+        assert sensor.stop() == 0
 
 
 # A new thread is refused to whom is named so. Others, such as those of the sessions, are none of ours.

@@ -17,8 +17,8 @@ ANYTHING = st.one_of(
     st.lists(st.text(max_size=5), max_size=3),
 )
 CONVERTERS = [
-    values.free_space, values.text, values.texts, values.switch, values.choice("", "a", "b"), values.whole(0, 9), values.size(0),
-    values.duration(0, 100),
+    values.text, values.texts, values.switch, values.choice("", "a", "b"), values.whole(0, 9), values.size(0),
+    values.duration(0, 100), values.free_space,
 ]  # fmt: skip
 
 
