@@ -71,10 +71,9 @@ def warnings(config: Config, found: Sequence[Rule]) -> list[str]:
     return said
 
 
-def build(made: Sensor) -> Engine | None:
-    """None where there is nothing to do. ConfigError as `rules`."""
+def build(made: Sensor, now: Terms) -> Engine | None:
+    """None where there is nothing to do."""
     config = made.config
-    now = terms(config)
     if not now.rules:
         return None
     blocker = None
@@ -109,8 +108,8 @@ def start(made: Sensor) -> None:
         made.engine.start()
 
 
-def stop(made: Sensor) -> None:
+def stop(made: Sensor, seconds: float) -> None:
     if made.engine:
-        made.engine.stop(STOP_SECONDS)
+        made.engine.stop(min(STOP_SECONDS, seconds))
         if made.engine.blocker:
             made.engine.blocker.stop(1.0)

@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from tcppc.capture import passed, sockets
-from tcppc.capture.conversation import Terms
 from tcppc.capture.tcp import TCPServer
+from tcppc.capture.terms import Terms
 from tcppc.capture.udp import UDPServer
 from tcppc.problems import Failure
 
@@ -78,6 +78,7 @@ def _open(
                     books=books,
                     intake=intake,
                     log=log,
+                    spill=made.spill,
                     given=given,
                     origin=made.origin,
                 )

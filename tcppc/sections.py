@@ -28,6 +28,7 @@ from tcppc.values import (
 )
 
 MIB = 1 << 20
+_span = duration  # where a setting of that name hides it
 GIB = 1 << 30
 
 
@@ -136,6 +137,12 @@ class Limits:
     session_payloads: int = setting(65536, whole(1, 1 << 24), "payloads kept of one session")
     memory: int = setting(
         256 * MIB, size(64 * 1024), "bytes of payload in memory: open sessions and what waits for the disk"
+    )
+    spill: int = setting(
+        4 * GIB, size(0), "bytes of large sessions in a temporary file beside the data files until they end; 0: none"
+    )
+    stop: float = setting(
+        0, _span(0, 3600), "seconds that a stop may take; 0: 60 where systemd waits for it, 8 elsewhere"
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 # How long a test waits for something that must happen; long, since nothing passes by waiting.
 PATIENCE = 30.0
+# RLIMIT_FSIZE stands in for a full disk: the next file must not follow.
+FULL = "from tcppc.capture.writer import Writer; Writer._roll = lambda self, problem: False"
 
 
 def wait_until(happened: Callable[[], Any], what: str) -> Any:

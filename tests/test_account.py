@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from tcppc.account import Account, File, read_lines
 from tcppc.capture.ledger import in_use
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, tcppc, wait_until
+from tests.harness import FULL, PATIENCE, Sensor, tcppc, wait_until
 
 
 def number(screen: str, name: str) -> int:
@@ -78,7 +78,7 @@ def test_limits_are_counted_by_their_names(start: Start, tmp_path: Path) -> None
 def test_a_full_queue_is_a_drop_for_memory(start: Start, tmp_path: Path) -> None:
     settings = tmp_path / "tcppc.toml"
     settings.write_text('[limits]\nmemory = "64KiB"\n', encoding="ascii")
-    sensor = start("-q", "-c", str(settings))
+    sensor = start("-q", "-c", str(settings), patch=FULL)
     with contextlib.ExitStack() as stack:
         for _ in range(80):
             stack.enter_context(sensor.connect()).sendall(b"x")
@@ -101,7 +101,7 @@ def full_disk(sensor: Sensor) -> None:
 
 
 def test_a_disk_that_takes_nothing_to_the_end_is_a_drop(start: Start) -> None:
-    sensor = start("-q")
+    sensor = start("-q", patch=FULL)
     sensor.send(b"x" * 50_000)
     sensor.records(1)
     full_disk(sensor)

@@ -132,6 +132,17 @@ def test_one_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
     assert (tmp_path / "captures").read_text().count("SID=") == 4
 
 
+def test_a_session_that_is_not_all_in_memory_is_copied_whole(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    sensor = start("-q", "--session-dir", str(folder))
+    sent = os.urandom(3 << 20)
+    sensor.send(sent)
+    sensor.records(1)
+    assert sensor.stop() == 0
+    (kept,) = folder.iterdir()
+    assert kept.read_bytes() == sent
+
+
 def fifo(path: Path) -> None:
     os.mkfifo(path)
 

@@ -75,6 +75,18 @@ NO_FILE_OF_ITS_OWN = {
     "tools": "test_sightings",
     "listeners": "test_daemon",
     "sections": "test_config",
+    "prepare": "test_daemon",
+    "reload": "test_reload",
+    "oversight": "test_stuck",
+    "secure": "test_tls",
+    "recorder": "test_memory",
+    "shares": "test_memory",
+    "terms": "test_tcp",
+    "deadline": "test_tcp",
+    "batch": "test_writer",
+    "talk": "test_writer",
+    "syncer": "test_stops",
+    "spill": "test_memory",
 }
 
 # A module imports from its own floor and those below. Within floor 3, capture's own files know each other.
@@ -108,6 +120,9 @@ FLOORS = {
     "tcppc.schema": 4,
     "tcppc.show": 4,
     "tcppc.sensor": 4,
+    "tcppc.prepare": 4,
+    "tcppc.reload": 4,
+    "tcppc.oversight": 4,
     "tcppc.daemon": 4,
     "tcppc.listeners": 4,
     "tcppc.acting": 4,

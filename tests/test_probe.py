@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,7 @@ class Fickle:
     """A listener that answers as the test says."""
 
     name = "0.0.0.0:1"
+    progress = 0
 
 
 def test_one_knock_in_vain_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +102,24 @@ def test_one_knock_in_vain_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
         well.append(prober.well())
     assert found == [False, True]
     assert well == [True] * 6 + [False, False, True]
+
+
+def test_a_listener_that_a_flood_keeps_busy_is_not_dead(start: Start, tmp_path: Path) -> None:
+    """Its buffer is always full, so that no knock ever comes through."""
+    (tmp_path / "c.toml").write_text("[capture]\nudp_buffer = 8192\n", encoding="ascii")
+    slow = "import time; from tcppc.capture.books import Books; real = Books.datagram; "
+    slow += "Books.datagram = lambda self, *a: (time.sleep(0.005), real(self, *a))[1]; "
+    slow += f"import tcppc.capture.probe as p; p.ANSWER_SECONDS = 0.3; {OFTEN}"
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), patch=slow)
+    sensor.datagram(b"first")
+    sensor.records(1)
+    time.sleep(1.5)  # for the first knocks, which are answered
+    until = time.monotonic() + 8
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while time.monotonic() < until:
+            for _ in range(50):
+                sock.sendto(b"flood", ("127.0.0.1", sensor.port))
+            time.sleep(0.005)
+    assert "NO ANSWER" not in sensor.log
+    assert sensor.stop() == 0
+    assert "kernel_udp_drops" in sensor.log

@@ -69,8 +69,7 @@ class Disk:
     def fill(self, leave: int, name: str = "filler") -> None:
         """Somebody else's file takes all but so many bytes."""
         with (self.place / name).open("ab", buffering=0) as file:
-            while (more := min(self.free() - leave, MIB)) > 0:
-                file.write(bytes(more))
+            file.write(bytes(max(0, self.free() - leave)))
 
     def send_files(self, count: int) -> None:
         """So many more data files, of 1.4 MB each: a session fills one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shlex
 import threading
@@ -18,6 +19,7 @@ from tcppc.actions.job import Job
 from tcppc.actions.rule import MATCHED_BYTES, Rule
 from tcppc.actions.tokens import Values
 from tcppc.capture.books import Books
+from tcppc.capture.spill import SpillError
 from tcppc.capture.supervisor import Supervised
 from tcppc.protocols.packet import SYN, address
 from tcppc.records import Encoder, Session, new_id
@@ -86,7 +88,7 @@ class Engine:
         self._workers = [Supervised(f"action {number}", self._work, say, books.error) for number in range(workers)]
 
     def set_terms(self, terms: Terms) -> None:
-        terms.allowed.look()
+        """From now on these; their `allowed` has looked around already."""
         on: dict[str, list[Rule]] = {}
         for rule in terms.rules:
             for moment in rule.action.on:
@@ -154,7 +156,7 @@ class Engine:
     def _event_of(self, on: str, session: Session, data: bytes, before: bytes = b"") -> Event:
         told = session
         if on == "payload":  # that piece alone: all of them again with each one would be their square
-            told = replace(session, payloads=[(time_ns(), data)])
+            told = replace(session, payloads=[(time_ns(), data)], stowed=None)
         return Event(
             on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
             session.proto == "udp", lambda: self._terms.encoder.whole(told), data, before,
@@ -327,10 +329,11 @@ def _told() -> str:
 def _beginning(session: Session) -> bytes:
     """As much of all payloads together as is matched."""
     found = bytearray()
-    for _, piece in session.payloads:
-        found += piece[: MATCHED_BYTES - len(found)]
-        if len(found) >= MATCHED_BYTES:
-            break
+    with contextlib.suppress(SpillError):  # the disk fails: the record's loss is told by the writer
+        for _, piece in session.all_payloads():
+            found += piece[: MATCHED_BYTES - len(found)]
+            if len(found) >= MATCHED_BYTES:
+                break
     return bytes(found)
 
 

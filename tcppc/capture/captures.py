@@ -19,6 +19,7 @@ from pathlib import Path
 from tcppc.capture.books import Books
 from tcppc.capture.limits import why
 from tcppc.capture.regular import is_regular, open_regular
+from tcppc.capture.spill import SpillError
 from tcppc.clock import Zone
 from tcppc.records import Session
 
@@ -68,6 +69,8 @@ class Captures:
                 self._keep(sid, session)
             except OSError as problem:
                 self._failed(problem)
+            except SpillError as problem:
+                self._failed(OSError(errno.EIO, str(problem), os.path.join(self.folder, sid)))
         if self.path and named:
             describe = self._single if self.logtype == "single" else self._multi
             try:
@@ -137,9 +140,7 @@ class Captures:
         return f"{moment}.{persona}"
 
     def _keep(self, sid: str, session: Session) -> None:
-        if (
-            not session.payloads or session.proto == "udp"
-        ):  # thp has no datagrams; a flood of them would be as many files
+        if not session.count or session.proto == "udp":  # thp has no datagrams; a flood of them would be as many files
             return
         os.makedirs(self.folder, mode=0o755, exist_ok=True)
         # O_EXCL: nothing that stands there is written over or followed.
@@ -148,11 +149,12 @@ class Captures:
         fd = os.open(path, flags, 0o644)
         try:
             with open(fd, "wb") as file:
-                file.writelines(data for _, data in session.payloads)
-        except OSError as problem:
+                file.writelines(data for _, data in session.all_payloads())
+        except (OSError, SpillError) as problem:
             with contextlib.suppress(OSError):  # half a copy is none; what keeps it there is told just below
                 os.unlink(path)
-            problem.filename = problem.filename or path
+            if isinstance(problem, OSError):
+                problem.filename = problem.filename or path
             raise
 
     def _stamp(self, instant: int) -> str:

@@ -101,7 +101,7 @@ class Keeper:
         """This file will not be written to again."""
         self._todo.put(path)
 
-    def set_terms(self, terms: Terms) -> None:
+    def adopt(self, terms: Terms) -> None:
         """From the next look on."""
         old, self.terms = self.terms, terms
         if terms != old:
@@ -154,7 +154,7 @@ class Keeper:
             except queue.Empty:
                 return came
             came, timeout = True, 0.0
-            if path:
+            if path and self.terms.pattern:
                 self._waiting[path] = _Waiting()
 
     def _is_open(self, path: str) -> bool:

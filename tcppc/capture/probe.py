@@ -2,6 +2,8 @@
 
 A probe is told by its source, a socket of this very process that is bound first: no stranger can have that address and
 port. It is counted nowhere and recorded nowhere; what it finds is logged, counted (`listener_dead`) and in the ledger.
+A knock waits behind all that strangers send, and a flood may push it out of the buffer: a listener that took anything
+at all meanwhile (`progress`) is busy, and not dead.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Listener(Protocol):
     """What is probed: a server."""
 
     awaited: Awaited
+    progress: int
 
     @property
     def name(self) -> str: ...
@@ -154,8 +157,10 @@ class Prober:
 
     def _look(self, kind: str, listener: Listener) -> None:
         key = kind, listener.name
+        progress = listener.progress
         try:
             alive = knock_tcp(listener) if kind == "TCP" else knock_udp(listener)
+            alive = alive or listener.progress != progress
         except OSError as problem:
             if key not in self._unable and not self._end.is_set():
                 self._unable.add(key)

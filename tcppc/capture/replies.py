@@ -52,7 +52,7 @@ class Replies:
             return
         session.spoken = Spoken(name, credentials=findings.credentials)
         charge = len(reply) + REPLY_CHARGE
-        if not reply or not self._server.books.take(charge):
+        if not reply or not self._server.books.take(charge, session.source, small=True):
             return
         session.charge += charge
         if self._send(reply, session, peer, local):

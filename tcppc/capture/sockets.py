@@ -18,6 +18,7 @@ IP_RECVORIGDSTADDR = IP_ORIGDSTADDR = 20
 IPV6_TRANSPARENT = 75  # linux/in6.h
 IPV6_RECVORIGDSTADDR = IPV6_ORIGDSTADDR = 74
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35  # SO_TIMESTAMPNS_OLD: struct timespec of this machine's long
 SO_RXQ_OVFL = 40
 SO_MEMINFO = 55
@@ -152,3 +153,21 @@ def drops(sock: socket.socket) -> int:
     data = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
     values = struct.unpack(f"={len(data) // 4}I", data)
     return values[_SK_MEMINFO_DROPS] if len(values) > _SK_MEMINFO_DROPS else 0
+
+
+def backlog(sock: socket.socket) -> int:
+    """TCP_INFO of a listening socket: how many connections wait to be accepted (tcpi_unacked, the fifth u32 behind
+    eight bytes in linux/tcp.h, is its back-log)."""
+    data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8 + 5 * 4)
+    return int(struct.unpack_from("=I", data, 8 + 4 * 4)[0]) if len(data) >= 28 else 0
+
+
+def take_no_more(sock: socket.socket) -> None:
+    """Have the kernel take nothing more for this datagram socket; what is in its buffer can still be read. OSError
+    where that cannot be had."""
+    import ctypes  # at a stop alone
+
+    # struct sock_filter and sock_fprog of linux/filter.h: one instruction, BPF_RET | BPF_K, 0 bytes.
+    instruction = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("@HP", 1, ctypes.addressof(instruction))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -6,6 +6,7 @@ written by its own thread alone; others only read it. `_lock` guards the start, 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -42,6 +43,7 @@ class Supervised:
         self.name = name
         self.restarts = 0  # how often it had to be started again
         self.trouble = ""  # why it does not run, while it does not
+        self.last = ""  # why it did not the last time
         self._work = work
         self._say = say
         self._count = count
@@ -113,15 +115,14 @@ class Supervised:
     def _failed(self, problem: BaseException, how: str = "") -> None:
         """Say it, count it, and make the next pause longer. Also where memory is out."""
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) or FIRST_PAUSE_SECONDS
+        self.trouble = self.last = "it failed"
+        with contextlib.suppress(Exception):  # no memory for a text: the thread's return matters more
+            self.trouble = self.last = f"{how}{described(problem)}"
         self.restarts += 1
-        self.trouble = "failed"
-        try:
-            self.trouble = f"{how}{described(problem)}"
+        with contextlib.suppress(Exception):  # nor for a line: `restarts` has it
             self._count("thread_restarts")
             then = "it was to end" if self._end.is_set() else f"it starts again in {self._pause:g} s"
             self._say(f"Thread {self.name}: {self.trouble}; {then} ({self.restarts} times so far).")
-        except Exception:  # no memory for a line: the thread's return matters more, and `restarts` has it
-            return
 
 
 def unwell(threads: Iterable[Supervised]) -> list[str]:

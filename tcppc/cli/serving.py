@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tcppc import __version__, acting, config, daemon, sensor, show
+from tcppc import __version__, acting, config, daemon, prepare, sensor, show
 from tcppc.capture.files import LEDGER
 from tcppc.cli.arguments import (
     ABOUT,
@@ -95,7 +95,7 @@ def check(argv: Sequence[str]) -> int:
     if arguments.records:
         return _check_records(arguments.records)
     found = config.load(arguments.file, overrides(arguments), given_actions(arguments))
-    sensor.check(found)
+    prepare.check(found)
     for line in acting.warnings(found, acting.rules(found)):
         print(f"{PROGRAM}: {line}", file=sys.stderr)
     print(config.as_toml(found))
