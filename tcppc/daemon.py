@@ -23,7 +23,14 @@ from tcppc.config import Config
 from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
-from tcppc.oversight import LOOK_SECONDS, GatewayWatch, MemoryWatch, WriterWatch, keep_little_free_memory
+from tcppc.oversight import (
+    LOOK_SECONDS,
+    GatewayWatch,
+    MemoryWatch,
+    ThreadWatch,
+    WriterWatch,
+    keep_little_free_memory,
+)
 from tcppc.prepare import Prepared, needed
 from tcppc.problems import NO_THREAD, is_lack_of_threads
 from tcppc.reload import reload
@@ -193,7 +200,12 @@ def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], re
     line, since = sensor.status((time.monotonic(), 0))
     notifier.ready(line)
     pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
-    looks = [WriterWatch(sensor).look, MemoryWatch(lambda: sensor.books.held).look, GatewayWatch(sensor).look]
+    looks = [
+        WriterWatch(sensor).look,
+        ThreadWatch(sensor).look,
+        MemoryWatch(lambda: sensor.books.held).look,
+        GatewayWatch(sensor).look,
+    ]
     due = time.monotonic() + pause
     while True:
         came = signal.sigtimedwait(signals, LOOK_SECONDS)

@@ -1,4 +1,5 @@
-"""What the main thread looks at each second: does the writer get on, does memory come back, is one gateway in front?
+"""What the main thread looks at each second: does the writer get on, do helper threads do their work, does memory come
+back, is one gateway in front?
 
 A write that hangs is seen here, since the writer's own thread cannot say it: in the log, the status line, the metrics
 and the ledger.
@@ -62,6 +63,30 @@ class WriterWatch:
             f"Writing session data hangs: writing to {where} has not returned for {seconds:.0f} s: its disk, or who "
             f"reads a pipe, takes nothing; {waiting}."
         )
+
+
+class ThreadWatch:
+    """Starts helper threads that could not be started, and has the ledger tell of those that failed."""
+
+    def __init__(self, sensor: Sensor) -> None:
+        self._sensor = sensor
+        self._restarts: dict[str, int] = {}
+        self._failed: set[str] = set()
+
+    def look(self) -> None:
+        for thread in self._sensor.supervised():
+            thread.look()
+            if thread.restarts != self._restarts.get(thread.name, 0):
+                self._restarts[thread.name] = thread.restarts
+                self._failed.add(thread.name)
+                self._tell(thread.name, False, thread.last)
+            elif thread.name in self._failed and thread.well:
+                self._failed.remove(thread.name)
+                self._tell(thread.name, True)
+
+    def _tell(self, name: str, alive: bool, why: str = "") -> None:
+        if self._sensor.ledger:
+            self._sensor.ledger.thread(name, alive, why)
 
 
 class MemoryWatch:

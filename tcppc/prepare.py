@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from tcppc import acting, folders, metrics, watching
 from tcppc.actions import engine
-from tcppc.capture import capabilities, certificate, sockets, tls
+from tcppc.capture import capabilities, captures, certificate, keep, sockets, tls
 from tcppc.capture.books import Books
 from tcppc.capture.captures import Captures
-from tcppc.capture.files import LEDGER, Naming
+from tcppc.capture.files import LEDGER, Naming, is_standard_output
+from tcppc.capture.regular import is_regular
 from tcppc.capture.terms import Terms
 from tcppc.clock import Zone
 from tcppc.config import Config, ConfigError, persona_table
@@ -82,11 +83,13 @@ def _check_places(config: Config) -> None:
     if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
         raise ConfigError(f"tcpFileFmt (-w) {config.tcppc.tcpFileFmt}: {LEDGER} is the ledger's name; expected another")
     others = {os.path.abspath(path) for path in (config.tcppc.tcpFileFmt, config.tcppc.logFile) if path}
-    captures = config.files.captures
-    if captures and (
-        os.path.abspath(captures) in others or os.path.basename(captures) == LEDGER or os.path.isdir(captures)
+    given = config.files.captures
+    if given and (
+        os.path.abspath(given) in others
+        or os.path.basename(given) == LEDGER
+        or (os.path.lexists(given) and not is_regular(given))
     ):
-        raise ConfigError(f"files.captures (--captures) {captures}: expected a file of its own")
+        raise ConfigError(f"files.captures (--captures) {given}: expected a file of its own, and no link to one")
     if (
         config.files.session_dir
         and os.path.exists(config.files.session_dir)
@@ -118,7 +121,23 @@ def captures_of(config: Config, books: Books, log: Log) -> Captures | None:
     given = config.files
     if not given.captures and not given.session_dir:
         return None
-    return Captures(given.captures, given.logtype, given.session_dir, Zone(config.tcppc.timezone), books, log)
+    zone = Zone(config.tcppc.timezone)
+    return Captures(given.captures, given.logtype, given.session_dir, zone, books, log, given.captures_bytes)
+
+
+def keeping(config: Config, has_file: bool) -> keep.Terms:
+    """What the keeper goes by. Where the sensor has no data file, none at that place is its to tend."""
+    pattern, given = config.tcppc.tcpFileFmt, config.files
+    streams = is_standard_output(pattern) or pattern.startswith(("/dev/", "/proc/"))
+    others = (
+        config.source, config.tcppc.logFile, config.tcppc.x509Cert, config.tcppc.x509Key, given.captures,
+        given.captures and captures.before(given.captures),
+    )  # fmt: skip
+    return keep.Terms(
+        pattern if has_file and not streams else "", given.compress, given.keep_bytes, given.reserve,
+        given.session_dir, given.session_dir_bytes, given.session_dir_files,
+        bool(config.tcppc.rotInt or given.file_bytes), frozenset(os.path.abspath(path) for path in others if path),
+    )  # fmt: skip
 
 
 def terms(config: Config, context: ssl.SSLContext | None, answers: Personas | None) -> Terms:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from tcppc import acting
 from tcppc.capture.files import fixed_folder
 from tcppc.config import Config, ConfigError, changed
-from tcppc.prepare import Prepared, prepare
+from tcppc.prepare import Prepared, keeping, prepare
 from tcppc.sensor import Sensor, sinks
 
 # Settings that are read once: a reload says that they need a restart.
@@ -72,7 +72,7 @@ def _parts(sensor: Sensor, prepared: Prepared) -> Iterator[Callable[[], object]]
     if ledger := sensor.ledger:
         yield lambda: ledger.adopt(prepared.zone, new.sensor)
     if keeper := sensor.keeper:
-        yield lambda: keeper.adopt(new.tcppc.tcpFileFmt, new.files.compress, new.files.keep_bytes)
+        yield lambda: keeper.adopt(keeping(new, sensor.file is not None))
     yield lambda: sensor.writer.change(_of_the_writer(sensor, prepared))
 
 

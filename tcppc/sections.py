@@ -12,6 +12,7 @@ from tcppc.values import (
     choice,
     command,
     duration,
+    free_space,
     interfaces,
     listen,
     names_of,
@@ -159,13 +160,28 @@ class Files:
         "sessions: a line at each one's end; events: a line for its start, each payload and its end, as they happen",
     )
     captures: str = setting("", text, "thp's log of sessions, a file beside the data files; empty: none")
+    captures_bytes: int = setting(
+        256 * MIB, size(0), "a captures log that reaches this becomes NAME.1, in place of the one before; 0: no bound"
+    )
     logtype: str = setting("single", choice("single", "multi"), "thp's: one line a session in captures, or several")
     session_dir: str = setting("", text, "thp's: folder for a file a session with its bytes as received; empty: none")
+    session_dir_bytes: int = setting(
+        GIB, size(0), "what the files of session_dir may take of the disk, oldest go first; 0: no bound"
+    )
+    session_dir_files: int = setting(
+        100_000, whole(0, 1 << 30), "how many files session_dir may have, oldest go first; 0: no bound"
+    )
     file_bytes: int = setting(
         4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
     )
     compress: str = setting("off", choice("off", "gzip", "zstd"), "closed data files are compressed")
     keep_bytes: int = setting(0, size(0), "closed data files kept, oldest go first; 0: all")
+    reserve: str | int = setting(
+        "",
+        free_space,
+        'free space that stays on the disk, else the oldest closed files go: a size, or a share such as "5%"; 0: none; '
+        "empty: 5%, but 1 to 10 GiB, and at most a tenth of the disk",
+    )
 
 
 @dataclass(frozen=True)

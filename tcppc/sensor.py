@@ -17,6 +17,7 @@ from tcppc.capture.ledger import Ledger, LedgerInUse
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Prober
 from tcppc.capture.spill import Spill
+from tcppc.capture.supervisor import Supervised, unwell
 from tcppc.capture.syncer import Syncer
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
@@ -26,7 +27,7 @@ from tcppc.config import Config
 from tcppc.listeners import StartError, open_sockets
 from tcppc.log import Log
 from tcppc.metrics import Metrics
-from tcppc.prepare import Prepared, captures_of, prepare
+from tcppc.prepare import Prepared, captures_of, keeping, prepare
 from tcppc.rules import SensorRules
 from tcppc.watch.watcher import Watch
 from tcppc.watching import open_watches
@@ -35,6 +36,8 @@ from tcppc.watching import open_watches
 WRITER_STUCK_SECONDS = 30.0
 # Longer than a busy disk takes: worth a word.
 STUCK_SECONDS = 5.0
+# Of what is not well, the status line names so many.
+MOST_TOLD = 3
 
 
 @dataclass
@@ -69,14 +72,34 @@ class Sensor:
         return [*self.tcp, *self.udp]
 
     def well(self) -> bool:
-        """Do all listeners answer, and does the writer turn?"""
-        return (
-            self.writer.stuck()[0] < WRITER_STUCK_SECONDS
-            and time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
-            and all(server.answers() for server in self.servers)
-            and (self.prober is None or self.prober.well())
-            and all(watch.well() for watch in self.watches)
-        )
+        """Do all listeners answer, does the writer turn, and does each helper thread do its work?"""
+        return not self.unwell()
+
+    def unwell(self) -> list[str]:
+        """What is not well, a line each."""
+        said = [f"writer: {self._held_up()}"] if self._held_up() else []
+        said += [f"listener {_named(server)}: nobody waits there" for server in self.servers if not server.answers()]
+        if self.prober:
+            said += [f"listener {kind} {name}: no answer to a probe" for kind, name in self.prober.not_answering()]
+        return said + unwell(self.supervised())
+
+    def _held_up(self) -> str:
+        """Why the writer does not get on; empty where it does."""
+        seconds, where = self.writer.stuck()
+        if where and seconds >= WRITER_STUCK_SECONDS:
+            return f"writing to {where} has not returned for {seconds:.0f} s"
+        seconds = time.monotonic() - self.writer.turned
+        return f"held up for {seconds:.0f} s" if seconds >= WRITER_STUCK_SECONDS else ""
+
+    def supervised(self) -> list[Supervised]:
+        """Helper threads, which are started again where they fail."""
+        parts = [self.keeper, self.prober, self.metrics, *self.watches]
+        found = [part.thread for part in parts if part]
+        return found + (self.engine.all_threads() if self.engine else [])
+
+    def threads_up(self) -> dict[str, bool]:
+        """By name: does it do its work?"""
+        return {thread.name: thread.well for thread in self.supervised()} | {"writer": not self._held_up()}
 
     def lives(self) -> bool:
         """Would a restart not make it better? A disk that hangs, or a listener that is busy, is no reason for one, and
@@ -101,7 +124,14 @@ class Sensor:
         line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.books.recorded} recorded"
         if (seconds := self.writer.stuck()[0]) > STUCK_SECONDS:
             line += f"; WRITING HANGS for {seconds:.0f} s: nothing is recorded meanwhile"
+        if wrong := self.unwell():
+            more = f" and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+            line += f"; NOT WELL: {'; '.join(wrong[:MOST_TOLD])}{more}"
         return line, (now, accepted)
+
+
+def _named(server: TCPServer | UDPServer) -> str:
+    return f"{'TCP' if isinstance(server, TCPServer) else 'UDP'} {server.name}"
 
 
 def sinks(config: Config, books: Books, log: Log) -> list[tuple[str, Sink]]:
@@ -160,7 +190,15 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
     log = _open_log(config, zone, books)
     intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
     syncer = Syncer(log, books.error)
-    file = keeper = ledger = folder = None
+    file = ledger = folder = None
+    # Always there: a reload may bring files that it has to bound.
+    keeper = Keeper(
+        keeping(config, bool(config.tcppc.tcpFileFmt)),
+        lambda: file.path if file else "",
+        log,
+        books.error,
+        lambda *went: ledger.removed(*went) if ledger else None,
+    )
     if pattern := config.tcppc.tcpFileFmt:
         folder, stream = _ledger_folder(config)
         if folder:
@@ -168,10 +206,7 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
             ledger = ledger if _claim(ledger, stream, log) else None
         else:
             log("The ledger of a stream has no folder: capture.state_dir takes one; none is kept.")
-        file = DataFile(prepared.naming, log, lambda path: keeper.closed(path) if keeper else None, ledger, syncer)
-        if not is_standard_output(pattern):
-            removed = ledger.removed if ledger else lambda path, size: None
-            keeper = Keeper(pattern, config.files.compress, config.files.keep_bytes, lambda: file.path, log, removed)
+        file = DataFile(prepared.naming, log, keeper.closed, ledger, syncer)
     spill = Spill(folder, config.limits.spill, books, log)
     try:
         writer = Writer(intake, books, log, prepared.encoder, file, config.tcppc.maxFdNum, sinks(config, books, log))
@@ -204,7 +239,7 @@ def _open(made: Sensor, prepared: Prepared) -> None:
     made.engine = acting.build(made, prepared.actions)
     acting.use(made)
     made.metrics = metrics.build(made)
-    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look)
+    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look, made.books.error)
     _say_missing(made)
 
 

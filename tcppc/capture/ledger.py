@@ -142,7 +142,7 @@ class Ledger:
         self._add({"event": event, "file": self._name(path), "size": size, **_stream(stream), **times}, counting=True)
 
     def removed(self, path: str, size: int, why: str = "keep_bytes") -> None:
-        """A closed file is removed, as files.keep_bytes asks."""
+        """A closed file is removed, as files.keep_bytes or files.reserve asks (`why`)."""
         self._add({"event": "remove", "file": self._name(path), "size": size, "why": why})
 
     def listener(self, kind: str, name: str, alive: bool) -> None:

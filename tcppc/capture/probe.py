@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from tcppc.capture.supervisor import Supervised
+
 PAUSE_SECONDS = 60.0
 # A flood may hold up a knock: it is tried again after a while, and only so many in vain make a listener dead.
 AGAIN_SECONDS = 5.0
@@ -107,7 +109,7 @@ def knock_udp(listener: Listener) -> bool:
 
 class Prober:
     """The thread that knocks. `found(kind, name, alive)` is called where a listener that answered before does so no
-    more, and where it does so again; `say` logs; `also` is what is looked at as often."""
+    more, and where it does so again; `say` logs; `also` is what is looked at as often; `count` is Books.error."""
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class Prober:
         say: Callable[[str], None],
         found: Callable[[str, str, bool], None],
         also: Callable[[], None] = lambda: None,
+        count: Callable[[str], object] = lambda name: None,
     ) -> None:
         self._listeners = [("TCP", listener) for listener in tcp] + [("UDP", listener) for listener in udp]
         self._say = say
@@ -125,12 +128,13 @@ class Prober:
         self._unable: set[tuple[str, str]] = set()
         self._failed: dict[tuple[str, str], int] = {}  # knocks in vain, one after the other
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        self.thread = Supervised("probe", self._run, say, count)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
+        self.thread.stop()
         self._end.set()
 
     def well(self) -> bool:
@@ -139,7 +143,11 @@ class Prober:
 
     def dead(self) -> int:
         """How many do not."""
-        return sum(not alive for alive in list(self._alive.values()))
+        return len(self.not_answering())
+
+    def not_answering(self) -> list[tuple[str, str]]:
+        """Those that do not: kind and name."""
+        return [key for key, alive in list(self._alive.items()) if not alive]
 
     def _run(self) -> None:
         while not self._end.wait(min(PAUSE_SECONDS, AGAIN_SECONDS) if self._failed else PAUSE_SECONDS):
