@@ -108,6 +108,15 @@ def test_a_name_of_both_families_is_served_on_the_one_that_there_is(family: str,
     sensor.records(1)
 
 
+def test_a_load_balancer_may_name_addresses_of_the_missing_family(start: Start, tmp_path: Path) -> None:
+    settings = tmp_path / "tcppc.toml"
+    settings.write_text('[capture]\nproxy_protocol = "127.0.0.0/8"\n', encoding="ascii")
+    sensor = start("-c", str(settings), prefix=WITHOUT["IPv6"]())
+    sensor.send(b"PROXY TCP6 2001:db8::7 2001:db8::10 51324 23\r\nhello")
+    record = sensor.records(1)[0]
+    assert (record["flow"]["src"], record["flow"]["dst"], payload(record)) == ("2001:db8::7", "2001:db8::10", b"hello")
+
+
 def test_metrics_of_a_missing_family_are_one_line_and_all_else_goes_on(start: Start) -> None:
     sensor = start("--metrics", "[::1]:0", prefix=WITHOUT["IPv6"]())
     assert "Metrics [::1]:0: Address family not supported by protocol; there are none, all else goes on." in sensor.log

@@ -15,7 +15,7 @@ import pytest
 
 from tcppc.flows.sources import WORTH_SHARING
 from tcppc.problems import NO_THREAD
-from tests import captures, lacking
+from tests import captures, lacking, netns
 from tests.harness import PATIENCE, tcppc, wait_until
 from tests.lacking import Nameless
 from tests.netns import Net
@@ -158,3 +158,11 @@ def test_rules_that_are_to_be_confirmed_stand_where_no_process_can_tidy_up(net: 
     assert "tcppc rules --keep" in done.stdout
     assert "timeout 1m" in net.sensor.run("nft", "list", "table", "inet", "tcppc")
     assert net.sensor.tcppc("rules", "--remove").stdout == "Taken away.\n"
+
+
+def test_rules_go_away_also_where_nobody_takes_what_is_said_of_them(net: Net) -> None:
+    closed = ("sh", "-c", 'exec "$@" >/dev/full', "sh")
+    done = net.sensor.tcppc("rules", "--interface", "veth0", "--apply", "--confirm", "1", prefix=closed)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "tcppc: standard output: No space left on device")
+    wait_until(lambda: "tcppc" not in net.sensor.run("nft", "list", "ruleset"), "the rules to be taken away")
+    wait_until(lambda: not netns.run("ip", "netns", "pids", net.sensor.name), "the end of who took them away")

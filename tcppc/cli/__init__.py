@@ -55,7 +55,7 @@ def _guarded(work: Callable[[], int | None]) -> int:
     try:
         return work() or Exit.DONE
     except SystemExit as end:  # --help, --version
-        return int(end.code or 0)
+        return end.code if isinstance(end.code, int) else Exit.DONE
     except Misuse as problem:
         return _said(str(problem), Exit.USAGE)
     except standard.ReaderGoneError:  # who reads no more wants to be told nothing more
