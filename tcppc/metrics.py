@@ -29,13 +29,16 @@ SAY_AGAIN_SECONDS = 60.0
 
 # Told from the start with 0: the first of a kind must be an increase that an alert sees.
 _KNOWN = {
-    "refused": ("sessions", "sessions_per_source", "memory", "threads", "disk"),
-    "truncated": ("session_bytes", "session_payloads", "memory", "disk"),
-    "dropped": ("disk", "memory", "error"),
+    "refused": ("sessions", "sessions_per_source", "threads"),
+    "truncated": (
+        "session_bytes", "session_payloads", "memory", "source_memory", "no_memory", "disk", "datagram_size",
+    ),
+    "dropped": ("disk", "stuck", "stop", "memory", "source_memory", "error"),
     "accept": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"),
     "errors": (
         "disk_failures", "writer_errors", "session_errors", "persona_errors", "listener_dead", "watch_errors",
-        "thread_restarts", "keeper_errors", "captures_failed",
+        "thread_restarts", "keeper_errors", "captures_failed", "writer_stuck", "memory_errors", "spill_failures",
+        "files_not_synced", "ledger_lines_lost", "log_lines_lost",
     ),
     "removed": ("keep_bytes", "reserve", "session_dir"),
     "actions": ("run", "failed", "suppressed", "allowed", "dropped_queue", "dropped_memory", "dropped_stop"),
@@ -96,6 +99,11 @@ class Collector:
         counts = sensor.books.counts()
         yield _gauge("held_bytes", "Bytes of the memory bound in use.", sensor.books.held)
         yield _gauge("memory_limit_bytes", "The memory bound, limits.memory.", sensor.books.limits.memory)
+        yield _gauge("spill_bytes", "Bytes of large sessions in the spill file.", sensor.books.stowed)
+        yield _gauge(
+            "writer_stuck_seconds", "Since when a write has not returned; 0 while none hangs.", sensor.writer.stuck()[0]
+        )
+        yield _counter("dropped_bytes", "Bytes in sessions that reached no file.", (), {(): counts["bytes_dropped"]})
         yield _gauge("queue_items", "Sessions and events on their way to the writer.", len(sensor.intake))
         yield _counter("lines_written", "Lines written to data files.", (), {(): counts["lines"]})
         yield _counter("written_bytes", "Bytes written to data files.", (), {(): counts["bytes"]})
