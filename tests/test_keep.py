@@ -19,7 +19,7 @@ from tcppc.clock import Zone
 from tcppc.log import Log
 from tcppc.sections import Limits
 from tests.conftest import Start
-from tests.harness import wait_until
+from tests.harness import reachable, wait_until
 
 
 def keeper(
@@ -252,8 +252,7 @@ def test_a_file_that_cannot_be_removed_costs_no_other(start: Start, tmp_path: Pa
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
     tmp_path.chmod(0o1777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    reachable(tmp_path)
     sensor = start("-q", "-c", str(tmp_path / "c.toml"), prefix=("setpriv", "--reuid=65534", "--clear-groups"))
     wait_until(lambda: not (tmp_path / "data.3.jsonl").exists(), "what can be removed to go")
     assert (tmp_path / "data.0.jsonl").exists()

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from tests.conftest import Start
-from tests.harness import Sensor, wait_until
+from tests.harness import Sensor, reachable, wait_until
 
 ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
 CONTENT = b'{"old":"line"}\n' * 1000
@@ -152,8 +152,7 @@ def test_a_data_file_that_cannot_be_read_is_named_once_and_costs_no_other(start:
     (tmp_path / "data.8.jsonl").write_bytes(CONTENT)
     flags = ("-q", "-c", settings(tmp_path, "gzip"))
     (tmp_path / "c.toml").chmod(0o644)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    reachable(tmp_path)
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
     setpriv = shutil.which("setpriv") or "setpriv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -28,6 +29,14 @@ def fill(folder: Path, count: int, size: int = 1) -> list[str]:
 
 def there(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> set[bytes]:
+    found = set()
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            found.add(path.read_bytes())
+    return found
 
 
 def of(folder: Path) -> SessionFiles:
@@ -96,7 +105,7 @@ def test_a_sensor_bounds_its_folder_and_keeps_the_newest(start: Start, tmp_path:
     for number in range(60):
         sensor.send(b"%d" % number)
     sensor.records(60)
-    wait_until(lambda: len(there(folder)) <= 20, "the oldest to go")
+    wait_until(lambda: b"59" in contents(folder) and len(there(folder)) <= 20, "the oldest to go")
     kept = sorted(int(path.read_bytes()) for path in folder.iterdir())
     assert len(kept) >= 18
     assert kept == list(range(60))[-len(kept) :]
