@@ -215,6 +215,21 @@ def test_files_that_no_line_tells_of_are_noted(ledger: Ledger) -> None:
     assert "recovered" not in screen
 
 
+@pytest.mark.parametrize("taken", [0, 2])
+def test_bytes_that_were_missing_when_keep_bytes_removed_a_file_stay_missing(ledger: Ledger, taken: int) -> None:
+    ledger.start("d-1.jsonl")
+    ledger.close(5, "d-1.jsonl")
+    ledger.open("d-2.jsonl")
+    ledger.add("remove", file="d-1.jsonl", size=(5 - taken) * len(LINE), why="keep_bytes")
+    ledger.close(1, "d-2.jsonl")
+    ledger.stop()
+    ledger.file("d-1.jsonl").unlink()
+    code, screen = ledger.account()
+    assert "note: d-1.jsonl: removed, as files.keep_bytes asks: 5 lines\n" in screen
+    assert code == bool(taken), screen
+    assert (f"d-1.jsonl: {taken * len(LINE)} bytes shorter when it was removed" in screen) == bool(taken)
+
+
 def test_two_sensors_in_one_folder_are_told(start: Start, tmp_path: Path) -> None:
     first = start("-q", "--sensor", "one")
     second = start("-q", "--sensor", "two")
