@@ -298,6 +298,17 @@ def test_a_writer_that_never_came_back_leaves_its_file_open_and_its_sessions_dro
     assert "data.jsonl: 1 lines that the ledger does not tell of" in screen
 
 
+def test_a_writer_that_came_back_explains_no_line_that_is_gone(ledger: Ledger) -> None:
+    ledger.start()
+    ledger.add("thread", thread="writer", alive=False, why="write(2) has not returned")
+    ledger.add("thread", thread="writer", alive=True)
+    ledger.data(3)
+    ledger.stop()
+    code, screen = ledger.account()
+    assert (code, verdict(screen)) == (1, NOT)
+    assert "no line tells of data.jsonl's end: what it counted is missing" in screen
+
+
 def test_an_event_of_a_newer_version_is_passed_over_with_a_note(ledger: Ledger) -> None:
     ledger.start()
     for _ in range(2):

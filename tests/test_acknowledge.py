@@ -225,6 +225,20 @@ def test_history_of_a_file_that_a_sensor_has_open_is_acknowledged_without_a_size
     assert code == 0, screen
 
 
+def test_what_is_acknowledged_of_a_sensor_that_runs_does_not_cover_how_it_ends(ledger: Ledger) -> None:
+    ledger.start()
+    ledger.close(2, event="mark", errors={"ledger_lines_lost": 1})
+    with ledger.held():
+        assert ledger.account()[0] == 1
+        code, screen = ledger.account(*WHY)
+        assert code == 0, screen
+    code, screen = ledger.account()
+    assert (code, screen.count("PROBLEM")) == (1, 1)
+    assert "never stopped" in screen
+    code, screen = ledger.account(*WHY)
+    assert code == 0, screen
+
+
 def test_where_nothing_is_a_problem_nothing_is_written(ledger: Ledger) -> None:
     ledger.whole()
     before = ledger.path.read_bytes()
