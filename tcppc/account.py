@@ -49,7 +49,6 @@ class Run:
     file: str = ""  # the data file that it has open, or had when it ended without closing it
     files: set[str] = field(default_factory=set)  # all it had
     dead: dict[str, tuple[str, str]] = field(default_factory=dict)  # thread or listener that is: since when, why
-    stuck: bool = False  # its writer was
     over: bool = False  # more was recorded than accepted
     notes: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -124,14 +123,13 @@ class Run:
             self.find(f"{self.open} sessions were still open at its stop, and are lost")
         if self.totals["recorded"] > self.totals["lines"]:
             self.find(f"{self.totals['recorded']} sessions are recorded in {self.totals['lines']} lines")
-        if self.file and not self.stuck and ("dropped", "stuck") not in self.causes:
+        if self.file and "thread writer" not in self.dead and ("dropped", "stuck") not in self.causes:
             self.find(f"no line tells of {self.file}'s end: what it counted is missing")
 
     def _turn(self, what: str, values: Values) -> None:
         """A thread or listener is dead, stuck or alive again."""
         if not values["alive"]:
             self.dead.setdefault(what, (self.last, str(values.get("why", ""))))
-            self.stuck = self.stuck or what == "thread writer"
         elif what in self.dead:
             since, why = self.dead.pop(what)
             self.notes.append(_outage(what, since, self.last, why))
@@ -146,9 +144,10 @@ class Run:
         until = f"the end of its run, after {self.last}" if self.stopped else f"its last line, of {self.last}"
         self.notes += [_outage(what, since, until, why) for what, (since, why) in self.dead.items()]
 
-    def explain(self, how: str, all_of_it: bool) -> None:
-        """Somebody did, by a line of the ledger at this place; `all_of_it`: not only how it ended."""
-        self.how = how
+    def explain(self, how: str, ended: bool, all_of_it: bool) -> None:
+        """Somebody did, by a line of the ledger at this place. `ended`: it ran no more by then; `all_of_it`: not only
+        how it ended."""
+        self.how = how if ended else ""
         self.explained += [f"{text}; {how}" for text in self.torn]
         self.torn.clear()
         if all_of_it:
@@ -235,7 +234,7 @@ class Account:
             how = f"tcppc recover brought {values['sessions']} sessions back at {stamp}"
             how += f", {values['lost']} of them without their end" if values["lost"] else ""
         if run:
-            run.explain(how, values["event"] == "acknowledge")
+            run.explain(how, values.get("running") is not True, values["event"] == "acknowledge")
         for found in values.get("files", []):
             if found["file"] in self.files.of:
                 self.files.of[found["file"]].acknowledge(found, how)

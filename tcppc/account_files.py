@@ -74,8 +74,12 @@ class File:
         """Bytes, of all lives."""
         return self.before + self.size
 
-    def remove(self, name: str) -> None:
+    def remove(self, values: Values) -> None:
         """keep_bytes removed this file, or what became of one of its lives."""
+        name, stamp, less = values["file"], values["timestamp"], self.size - values["size"]
+        if name == self.name and not self.loose and not self.before and less > 0:
+            text = f"{less} bytes shorter when it was removed, at {stamp}, than at {self.last}"
+            self.changed.append(Finding(stamp, text, self.run))
         self.loose = True
         if name in (self.name, f"{self.name}.gz", f"{self.name}.zst"):
             self.removed = f"removed, as files.keep_bytes asks: {self.lines} lines"
@@ -155,7 +159,7 @@ class Files:
         if values["event"] == "remove":
             for base in _bases(name):
                 if base in self.of:
-                    self.of[base].remove(name)
+                    self.of[base].remove(values)
             return
         known = name in self.of
         file = self.of.setdefault(name, File(name))

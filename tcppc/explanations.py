@@ -30,6 +30,7 @@ def acknowledge(sums: Account, only: str, why: str, by: str) -> list[Values]:
     for run in runs:
         files = [state for file in _files(sums, run, bool(only)) if (state := _state(sums, file))]
         line = _line("acknowledge", run) | {"why": why, "by": by}
+        line |= {"running": True} if run is sums.running else {}  # how it will end is not known
         lines.append(line | ({"files": files} if files else {}))
     return lines
 

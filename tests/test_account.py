@@ -274,7 +274,7 @@ def test_a_file_removed_after_the_stop_leaves_the_run_stopped(ended: Sensor) -> 
     removed = {key: stop[key] for key in keys} | {
         "event": "remove",
         "file": "data.jsonl",
-        "size": 1,
+        "size": ended.file.stat().st_size,
         "why": "keep_bytes",
     }
     with ledger.open("ab") as file:

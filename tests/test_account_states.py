@@ -215,9 +215,26 @@ def test_files_that_no_line_tells_of_are_noted(ledger: Ledger) -> None:
     assert "recovered" not in screen
 
 
+@pytest.mark.parametrize("taken", [0, 2])
+def test_bytes_that_were_missing_when_keep_bytes_removed_a_file_stay_missing(ledger: Ledger, taken: int) -> None:
+    ledger.start("d-1.jsonl")
+    ledger.close(5, "d-1.jsonl")
+    ledger.open("d-2.jsonl")
+    ledger.add("remove", file="d-1.jsonl", size=(5 - taken) * len(LINE), why="keep_bytes")
+    ledger.close(1, "d-2.jsonl")
+    ledger.stop()
+    ledger.file("d-1.jsonl").unlink()
+    code, screen = ledger.account()
+    assert "note: d-1.jsonl: removed, as files.keep_bytes asks: 5 lines\n" in screen
+    assert code == bool(taken), screen
+    assert (f"d-1.jsonl: {taken * len(LINE)} bytes shorter when it was removed" in screen) == bool(taken)
+
+
 def test_two_sensors_in_one_folder_are_told(start: Start, tmp_path: Path) -> None:
     first = start("-q", "--sensor", "one")
-    second = start("-q", "--sensor", "two")
+    # As on a file system without locks, where the second one is not refused.
+    unseen = "from tcppc.capture.ledger import Ledger; Ledger.claim = lambda self: None"
+    second = start("-q", "--sensor", "two", patch=unseen)
     for sensor in (first, second, first):
         sensor.send(b"x")
     first.records(3)
@@ -281,6 +298,17 @@ def test_a_writer_that_never_came_back_leaves_its_file_open_and_its_sessions_dro
     assert re.search(r"dropped +30  in no file, 600,000 bytes\n", screen)
     assert (number(screen, "stuck"), number(screen, "stop")) == (28, 2)
     assert "data.jsonl: 1 lines that the ledger does not tell of" in screen
+
+
+def test_a_writer_that_came_back_explains_no_line_that_is_gone(ledger: Ledger) -> None:
+    ledger.start()
+    ledger.add("thread", thread="writer", alive=False, why="write(2) has not returned")
+    ledger.add("thread", thread="writer", alive=True)
+    ledger.data(3)
+    ledger.stop()
+    code, screen = ledger.account()
+    assert (code, verdict(screen)) == (1, NOT)
+    assert "no line tells of data.jsonl's end: what it counted is missing" in screen
 
 
 def test_an_event_of_a_newer_version_is_passed_over_with_a_note(ledger: Ledger) -> None:

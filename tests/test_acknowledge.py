@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -144,14 +145,18 @@ def test_a_file_that_was_lost_with_the_killed_run_is_explained(ledger: Ledger) -
 
 
 def test_files_that_a_hand_has_changed_are_acknowledged_by_naming_the_run_that_wrote_them(ledger: Ledger) -> None:
-    run = ledger.whole(5, "d-1.jsonl")
+    ledger.whole(5, "d-1.jsonl")
     ledger.killed(name="d-2.jsonl")
     cut(ledger.file("d-1.jsonl"), 2 * len(LINE))
     code, screen = ledger.account(*WHY)  # of runs alone
     assert code == 1
     assert screen.count("PROBLEM") == 1
     assert "PROBLEM: d-1.jsonl: 2 lines" in screen
-    code, screen = ledger.account(*WHY, "--run", run)
+    named = re.search(
+        r"note: not acknowledged: d-1.jsonl: .*--acknowledge --run (\S+) covers the files of its run too\n", screen
+    )
+    assert named
+    code, screen = ledger.account(*WHY, "--run", named[1])
     assert code == 0, screen
     cut(ledger.file("d-1.jsonl"), len(LINE))
     assert ledger.account()[0] == 1
@@ -217,6 +222,20 @@ def test_history_of_a_file_that_a_sensor_has_open_is_acknowledged_without_a_size
     ledger.close(0, accepted=1, recorded=1, lines=1, bytes=len(LINE))
     ledger.stop()
     code, screen = ledger.account()
+    assert code == 0, screen
+
+
+def test_what_is_acknowledged_of_a_sensor_that_runs_does_not_cover_how_it_ends(ledger: Ledger) -> None:
+    ledger.start()
+    ledger.close(2, event="mark", errors={"ledger_lines_lost": 1})
+    with ledger.held():
+        assert ledger.account()[0] == 1
+        code, screen = ledger.account(*WHY)
+        assert code == 0, screen
+    code, screen = ledger.account()
+    assert (code, screen.count("PROBLEM")) == (1, 1)
+    assert "never stopped" in screen
+    code, screen = ledger.account(*WHY)
     assert code == 0, screen
 
 

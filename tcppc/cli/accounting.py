@@ -86,7 +86,11 @@ def _acknowledge(sums: Account, run: str, why: str) -> Account:
         ledger_lines.add(sums.ledger, lines)
     except OSError as problem:
         raise Failure(f"{sums.ledger}: cannot be written to: {problem.strerror}; nothing is acknowledged") from None
-    return _sums(sums.folder, sums.since)
+    sums = _sums(sums.folder, sums.since)
+    for file, key in dict.fromkeys((finding.file, finding.run) for finding in sums.findings if finding.file):
+        began = sums.runs[key].began if key in sums.runs else key
+        sums.notes.append(f"not acknowledged: {file}: --acknowledge --run {began} covers the files of its run too")
+    return sums
 
 
 def _sums(folder: Path, since: int) -> Account:
