@@ -82,7 +82,8 @@ class File:
             self.changed.append(Finding(stamp, text, self.run))
         self.loose = True
         if name in (self.name, f"{self.name}.gz", f"{self.name}.zst"):
-            self.removed = f"removed, as files.keep_bytes asks: {self.lines} lines"
+            asked = values.get("why") if values.get("why") in ("keep_bytes", "reserve") else "keep_bytes"
+            self.removed = f"removed, as files.{asked} asks: {self.lines} lines"
         else:
             self.lines, self.earlier, self.before = self.lines - self.earlier, 0, 0
 
@@ -269,6 +270,8 @@ class Files:
             self._problem(file, f"is {other} now, in place of a file with {file.lines} lines, {file.expected} bytes")
         elif file.removed:
             self.notes.append(f"{file.name}: {file.removed}")
+        elif not self.found(file) and file.loose and not file.before:  # its only life, which was moved before
+            self.notes.append(f"{file.name}: moved, and removed under that name: {file.lines} lines")
         elif not self.found(file) and file.expected and os.path.dirname(file.name) not in self._closed:
             self.moving = True
             self._problem(file, f"is gone, with {file.lines} lines; it was moved or removed")

@@ -75,6 +75,22 @@ def test_only_the_expected_source_with_the_expected_bytes_is_a_probe() -> None:
     assert not awaited.came(("127.0.0.1", 5000), b"nonce")
 
 
+def test_a_probe_that_comes_late_is_no_stranger_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    awaited = Awaited()
+    datagram, connection = ("127.0.0.1", 5000), ("127.0.0.1", 5001)
+    awaited.expect(datagram, b"nonce")
+    awaited.forget(datagram, late=True)
+    awaited.expect(connection)
+    awaited.forget(connection, late=True)
+    assert [awaited.came(datagram, b"nonce") for _ in range(3)] == [True] * 3  # as many as were sent
+    assert not awaited.came(datagram, b"a stranger's")
+    assert [awaited.came(connection) for _ in range(2)] == [True, False]
+    monkeypatch.setattr(probe, "LATE_SECONDS", -1.0)
+    awaited.forget(datagram, late=True)
+    awaited.forget(datagram)
+    assert not awaited
+
+
 def test_a_probe_that_never_was_answered_says_so_once(start: Start, net: Net) -> None:
     net.sensor.run("nft", "-f", "-", text=DROP.format(kind="tcp", port=12345))
     sensor = start(hosts=("0.0.0.0",), port=12345, prefix=net.sensor.prefix, patch=OFTEN)

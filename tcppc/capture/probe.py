@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ PAUSE_SECONDS = 60.0
 AGAIN_SECONDS = 5.0
 DEAD_AFTER = 3
 ANSWER_SECONDS = 10.0
+LATE_SECONDS = 300.0
 DATAGRAMS = 5  # tried one after the other within ANSWER_SECONDS: a full buffer may take one
 _NONCE_BYTES = 16
 
@@ -28,10 +30,12 @@ Source = tuple[str, int]
 
 
 class Awaited:
-    """Probes under way: source to (what it sends, what to set when it came). Dict operations are atomic."""
+    """Probes under way: source to (what it sends, what to set when it came); and those that nobody waits for any more
+    and that may still come, from behind a flood. Dict operations are atomic."""
 
     def __init__(self) -> None:
         self._events: dict[Source, tuple[bytes, threading.Event]] = {}
+        self._late: dict[Source, float] = {}  # when each is forgotten (monotonic seconds)
 
     def __bool__(self) -> bool:
         return bool(self._events)
@@ -41,14 +45,25 @@ class Awaited:
         self._events[source] = nonce, event
         return event
 
-    def forget(self, source: Source) -> None:
-        self._events.pop(source, None)
+    def forget(self, source: Source, late: bool = False) -> None:
+        """Nobody waits for it any more; `late`: it may come all the same, and is no stranger's then."""
+        now = time.monotonic()
+        for each, until in list(self._late.items()):
+            if until < now:
+                self._late.pop(each, None)
+                self._events.pop(each, None)
+        if late:
+            self._late[source] = now + LATE_SECONDS
+        else:
+            self._events.pop(source, None)
 
     def came(self, source: Source, data: bytes = b"") -> bool:
         """Is it a probe's?"""
         nonce, event = self._events.get(source, (b"", None))
         if event is None or data != nonce:
             return False
+        if not nonce and self._late.pop(source, 0.0):  # a connection comes once; its port may be another's then
+            self._events.pop(source, None)
         event.set()
         return True
 
@@ -81,14 +96,16 @@ def knock_tcp(listener: Listener) -> bool:
         sock.bind(_near(listener, 0))
         source = sock.getsockname()[:2]
         accepted = listener.awaited.expect(source)
+        waits = False  # is it in the back-log?
         try:
             sock.settimeout(ANSWER_SECONDS)
             sock.connect(_near(listener, listener.server_address[1]))
-            return accepted.wait(ANSWER_SECONDS)
+            waits = not accepted.wait(ANSWER_SECONDS)
+            return not waits
         except (TimeoutError, ConnectionRefusedError):
             return False
         finally:
-            listener.awaited.forget(source)
+            listener.awaited.forget(source, late=waits)
 
 
 def knock_udp(listener: Listener) -> bool:
@@ -97,14 +114,16 @@ def knock_udp(listener: Listener) -> bool:
         sock.bind(_near(listener, 0))
         source, nonce = sock.getsockname()[:2], os.urandom(_NONCE_BYTES)
         read = listener.awaited.expect(source, nonce)
+        sent = 0
         try:
-            for _ in range(DATAGRAMS):
+            while sent < DATAGRAMS:
+                sent += 1
                 sock.sendto(nonce, _near(listener, listener.server_address[1]))
                 if read.wait(ANSWER_SECONDS / DATAGRAMS):
                     return True
             return False
         finally:
-            listener.awaited.forget(source)
+            listener.awaited.forget(source, late=sent > 1 or not read.is_set())
 
 
 class Prober:

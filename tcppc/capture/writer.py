@@ -341,6 +341,9 @@ class Writer:
         if seen := sum(isinstance(item, Sighting) for item in items):
             self._books.error("sightings_not_recorded", seen)
         self._books.give_sightings(sum([item.charge for item in items if isinstance(item, Sighting)]))
+        for item in items:
+            if isinstance(item, Step):
+                self._books.give(item.charge, item.session.source)
         self._log(
             f"Failed to write session data before the end: {why}: {len(given_up)} sessions with {size} bytes are lost."
         )
