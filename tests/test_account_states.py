@@ -238,7 +238,7 @@ def test_two_sensors_in_one_folder_are_told(start: Start, tmp_path: Path) -> Non
     for sensor in (first, second, first):
         sensor.send(b"x")
     first.records(3)
-    both = second.account().stdout
+    both = wait_until(lambda: "2 runs" in (said := second.account().stdout) and said, "both in the ledger")
     assert "never stopped" in both
     assert first.stop() == 0
     assert second.stop() == 0

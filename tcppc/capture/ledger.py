@@ -82,6 +82,7 @@ class Ledger:
         self._pause = FIRST_MARK_SECONDS
         self._failing = False
         self._ending = False
+        self._used = False  # has it a line?
         self._thread: threading.Thread | None = None
 
     def claim(self) -> None:
@@ -154,7 +155,11 @@ class Ledger:
         self._add({"event": "thread", "thread": name, "alive": alive} | ({"why": why} if why else {}))
 
     def end(self, timeout: float = 5.0) -> None:
-        """The run ends: the last counts, and all that waits, within `timeout` seconds."""
+        """The run ends: the last counts, and all that waits, within `timeout` seconds. One that never began leaves
+        nothing."""
+        if not self._used:
+            self.release()
+            return
         self._add({"event": "stop"}, counting=True)
         with self._lock:
             self._ending = True
@@ -176,6 +181,7 @@ class Ledger:
         return text.kept(text.raw(os.path.relpath(path, self.folder)))
 
     def _add(self, values: dict[str, Any], counting: bool = False) -> None:
+        self._used = True
         with self._lock:
             if counting:
                 now = self._books.counts()
