@@ -191,3 +191,17 @@ def test_a_writer_thread_that_is_gone_is_started_again_with_all_that_waits(start
     assert len(sensor.records(5)) == 5
     sensor.said("The writer's thread had ended; it runs again.")
     assert sensor.stop() == 0
+
+
+def test_a_large_record_that_gets_on_slowly_is_not_stuck(start: Start, tmp_path: Path) -> None:
+    slow = (
+        "import time, tcppc.capture.files as f; real = f.write_all; "
+        "f.write_all = lambda *a: (time.sleep(0.2), real(*a))[1]"
+    )
+    sensor = start("-q", patch=f"{SOON}; {slow}")
+    big = os.urandom(12 << 20)  # sixteen pieces, and three seconds
+    sensor.send(big)
+    (record,) = sensor.records(1)
+    assert payload(record) == big
+    assert sensor.stop() == 0
+    assert "hangs" not in sensor.log

@@ -15,7 +15,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from tcppc.capture.batch import BATCH_SESSIONS, Batch, Batches
@@ -271,13 +271,19 @@ class Writer:
         session, file = batch.items[0], self._file
         assert isinstance(session, Session)
         try:
-            size = self._call(lambda: file.write_pieces(self._batches.pieces(session))) if file else 0
+            size = self._call(lambda: file.write_pieces(self._moving(session))) if file else 0
         except SpillError as problem:
             batch.items.clear()
             self._batches.lose(session, problem, "disk")
             return
         batch.items.clear()
         self._settle([session], size)
+
+    def _moving(self, session: Session) -> Iterator[bytes]:
+        """Its pieces; each that is asked for shows that the call gets on, however long all of it takes."""
+        for piece in self._batches.pieces(session):
+            self._within = self.turned = time.monotonic()
+            yield piece
 
     def _settle(self, items: list[Line], written: int) -> None:
         """These are in the file (or there is none): count them, give their memory back, tell who follows."""
