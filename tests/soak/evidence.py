@@ -57,6 +57,9 @@ def instant(stamp: str) -> int:
 def record_of(values: dict[str, Any]) -> Record:
     flow, proxy = values["flow"], values.get("proxy")
     own = proxy or flow
+    payloads = [b64decode(payload["data"]) for payload in values["payloads"]]
+    # What stands behind broken TLS is its bytes as they came, which the stranger has not written down.
+    known = values.get("tls", {}).get("after", len(payloads)) if values.get("closed") == "error" else len(payloads)
     start = instant(values["timestamp"])
     return Record(
         flow["proto"] == "udp",
@@ -65,8 +68,8 @@ def record_of(values: dict[str, Any]) -> Record:
         start,
         instant(values["end"]) if "end" in values else start,
         values.get("closed", ""),
-        values["bytes"],
-        b"".join(b64decode(payload["data"]) for payload in values["payloads"]),
+        values["bytes"] - sum(map(len, payloads[known:])),
+        b"".join(payloads[:known]),
         values.get("truncated", False),
         bool(values.get("tls", {}).get("version")),
         values["id"],

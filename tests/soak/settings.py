@@ -123,6 +123,7 @@ def make(place: Place, lot: random.Random, record: str) -> Settings:
             "sessions_per_source": 100,
             "session_bytes": 16 * MIB,
             "memory": 96 * MIB,
+            "stop": 60,  # as under systemd
         },
         "files": {
             "record": record,
