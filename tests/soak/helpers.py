@@ -28,6 +28,7 @@ class Helper:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
+                start_new_session=True,
             )
         janitor.told("pid", self._process.pid)
         self._first = threading.Event()

@@ -35,6 +35,7 @@ class Report:
     kernel: dict[str, int]
     account: str
     counted: list[tuple[float, float, int]]  # when the sensor's metrics counted drops, and how many
+    descriptors: dict[str, int]
     unexplained: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -168,7 +169,8 @@ class Report:
             "sent": {name: asdict(row) for name, row in sorted(self.judgement.rows.items())},
             "ledger": vars(self.ledger), "kernel": self.kernel, "beside": self.beside,
             "lives": [asdict(life) for life in self.lives], "faults": [asdict(done) for done in self.faults],
-            "trends": [asdict(trend) for trend in self.trends], "unexplained": self.unexplained, "notes": self.notes,
+            "trends": [asdict(trend) for trend in self.trends],
+            "descriptors": self.descriptors, "unexplained": self.unexplained, "notes": self.notes,
         }  # fmt: skip
 
 

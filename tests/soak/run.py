@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from tests.soak.follower import Follower
 from tests.soak.helpers import Helper
 from tests.soak.janitor import Janitor
 from tests.soak.judge import Judge, Judgement
-from tests.soak.meter import Meter, shown
+from tests.soak.meter import Meter, held, shown
 from tests.soak.place import Place, PlaceError
 from tests.soak.report import Report
 from tests.soak.sensor import STOPPED, Sensor, SensorError
@@ -84,6 +85,22 @@ def chosen_faults(text: str) -> list[Fault]:
     return [faults.BY_NAME[name] for name in found]
 
 
+class Interrupts:
+    """SIGINT and SIGTERM: the first one ends the strangers' time, where they are at it; any other ends all."""
+
+    def __init__(self) -> None:
+        self.first = False
+        self.patient = False  # is somebody there who looks at `first`?
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._came)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self.first or not self.patient:
+            raise KeyboardInterrupt
+        self.first = True
+        print("interrupted: what was sent so far is judged; once more ends all at once", file=sys.stderr)
+
+
 class Soak:
     def __init__(self, given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -> None:
         self.given = given
@@ -91,6 +108,7 @@ class Soak:
         self.folder = folder
         self.problems: list[str] = []
         self.meter = Meter()
+        self.descriptors: dict[str, int] = {}  # what the sensor had open when it was told to stop
         self.record = given.record or ("events" if seed % 2 else "sessions")
         self.lot = random.Random(seed)
         self.why_loopback = "asked for" if given.loopback else place.why_loopback()
@@ -122,7 +140,7 @@ class Soak:
         errors = self.folder / "strangers.err"
         return Helper("tests.soak.strangers", [str(path)], self.place.strangers_prefix, errors, janitor)
 
-    def keep_going(self) -> Faults:
+    def keep_going(self, interrupts: Interrupts) -> Faults:
         """Until the time is over, or something makes going on senseless."""
         stage = Stage(self.place, self.settings, self.sensor, self.follower, self.strangers, self.neighbours, self.lot)
         self.stage = stage
@@ -134,12 +152,14 @@ class Soak:
         doing = Faults(stage, chosen, self.given.pause, lives_until)
         doing.start()
         next_line = time.monotonic() + LINE_SECONDS
-        while time.monotonic() < until and self._well():
+        interrupts.patient = True
+        while time.monotonic() < until and not interrupts.first and self._well():
             time.sleep(1)
             self._measure()
             if time.monotonic() >= next_line:
                 next_line += LINE_SECONDS
                 self._say(len(doing.done))
+        interrupts.patient = False
         doing.close()
         self.problems += doing.failures
         return doing
@@ -189,6 +209,7 @@ class Soak:
         self.strangers.say("stop")
         time.sleep(LAST_VISITS_SECONDS)
         self._measure()
+        self.descriptors = held(self.sensor.pid)
         try:
             if self.sensor.alive():
                 self.sensor.end(STOPPED)
@@ -236,7 +257,7 @@ class Soak:
         report = Report(
             self.seed, self.record, minutes, where, found, counted, seen, self.sensor.lives, doing.done,
             self.meter.trends(self.began), beside, kernel, account.text,
-            self.meter.counted("sessions_dropped", "kernel_udp_drops"),
+            self.meter.counted("sessions_dropped", "kernel_udp_drops"), self.descriptors,
         )  # fmt: skip
         report.unexplained += evidence.log_problems(self.sensor.log)
         report.unexplained += self.problems + evidence.account_problems(account, self.sensor.lives) + seen.problems
@@ -266,10 +287,6 @@ class Soak:
         return judge.close(), seen
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(sys.argv[1:] if argv is None else argv)
     chosen_faults(given.faults)
@@ -278,10 +295,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"seed {seed}", flush=True)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="tcppc-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _interrupted)
+    if any(folder.iterdir()):
+        print(f"soak: --folder {folder}: expected an empty one", file=sys.stderr)
+        return 2
+    interrupts = Interrupts()
     janitor = Janitor()
     try:
-        return _run(given, seed, folder.resolve(), janitor)
+        return _run(given, seed, folder.resolve(), janitor, interrupts)
     except (PlaceError, SensorError) as problem:
         print(f"soak: {problem}; see {folder}", file=sys.stderr)
         return 1
@@ -292,10 +312,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         janitor.close()
 
 
-def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -> int:
+def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor, interrupts: Interrupts) -> int:
     soak = Soak(given, seed, folder, janitor)
     print(f"{soak.record}, {soak.place.targets}, data and logs in {folder}", flush=True)
-    doing = soak.keep_going()
+    doing = soak.keep_going(interrupts)
     soak.stop()
     report = soak.judge(doing)
     text = "\n".join(report.lines())
@@ -310,8 +330,6 @@ def _run(given: argparse.Namespace, seed: int, folder: Path, janitor: Janitor) -
 
 def _tidy(folder: Path) -> None:
     """What is large and nobody needs any more."""
-    import shutil
-
     for name in ("copies", "sessions"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("notes.jsonl", "recovered.jsonl", "captures.log", "touched"):

@@ -96,7 +96,11 @@ class Sensor:
         ours, theirs = os.pipe()
         life = Life(time.time_ns())
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            start_new_session=True,  # Ctrl-C is for the soak, which ends the sensor in its own way
         )
         os.close(theirs)
         self._janitor.told("pid", self._process.pid)
