@@ -187,7 +187,8 @@ class Encoder:
 
     def whole(self, session: Session) -> str:
         """The record, also of a session that goes on, as far as it has come."""
-        if session.is_large():
+        spoken = session.spoken
+        if session.stowed or (spoken and spoken.stowed):
             return "".join(self._whole_in_pieces(session))
         stamp = self._stamp
         start = session.start
@@ -201,7 +202,8 @@ class Encoder:
         flow = self._flow(session, began)
         if self._classic:
             return f"{flow}[{payloads}]}}" if payloads else f"{flow}null}}"
-        return f"{flow}[{payloads}],{self._behind(session)}{said(session.spoken, stamp)}}}"
+        replies = said(spoken, stamp) if spoken else ""
+        return f"{flow}[{payloads}],{self._behind(session)}{replies}}}"
 
     def _flow(self, session: Session, began: str) -> str:
         """A record up to its payloads."""
@@ -216,8 +218,8 @@ class Encoder:
         ended = f'"end":"{self._stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         return (
             f'"id":"{session.id or new_id(session.start)}",{ended}{_sums(session)}'
-            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}'
-            f"{found(session.spoken)}"
+            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy) if session.proxy else ""}'
+            f"{_found(session)}{found(session.spoken) if session.spoken else ''}"
         )
 
     def in_pieces(self, session: Session) -> Iterator[str]:

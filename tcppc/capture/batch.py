@@ -97,7 +97,7 @@ class Batches:
                     break
                 try:
                     if isinstance(item, Session):
-                        if item.is_large():
+                        if item.stowed or (item.spoken and item.spoken.stowed):
                             if not taken:
                                 items, taken = [item], 1
                             break

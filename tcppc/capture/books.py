@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tcppc.capture.shares import BULK, FIRST, Shares, Source, network_key, source_key
@@ -230,11 +230,11 @@ class Books:
             self.bytes_written += bytes_written
             self._give_all(sessions)
 
-    def _give_all(self, sessions: Iterable[Session]) -> None:
+    def _give_all(self, sessions: Sequence[Session]) -> None:
+        self.held -= sum([session.charge for session in sessions])
         for session in sessions:
-            charge, session.charge = session.charge, 0
-            self.held -= charge
             if source := session.source:
+                charge = session.charge
                 source.held -= charge
                 source.network.held -= charge
                 if not source.held:

@@ -288,11 +288,8 @@ class Writer:
     def _settle(self, items: list[Line], written: int) -> None:
         """These are in the file (or there is none): count them, give their memory back, tell who follows."""
         sessions = [item for item in items if isinstance(item, Session)]
-        for item in items:
-            if isinstance(item, Step):
-                self._books.give(item.charge, item.session.source)
-        if sightings := sum([item.charge for item in items if isinstance(item, Sighting)]):
-            self._books.give_sightings(sightings)
+        if len(sessions) < len(items):
+            self._give_back_lines(items)
         if self._file:
             self._file.sessions += len(sessions)
             self._file.holds([item.start if isinstance(item, Session) else item.instant for item in items])
@@ -309,8 +306,16 @@ class Writer:
         if self._intake.talkative:
             self._talk.ended(sessions, self._file is not None, self._books.open)
         for session in sessions:
-            if session.is_large():
+            if session.stowed or session.spoken:
                 session.free()
+
+    def _give_back_lines(self, items: list[Line]) -> None:
+        """The memory of event lines, and of what the watch saw."""
+        for item in items:
+            if isinstance(item, Step):
+                self._books.give(item.charge, item.session.source)
+        if sightings := sum([item.charge for item in items if isinstance(item, Sighting)]):
+            self._books.give_sightings(sightings)
 
     def _roll(self, problem: OSError) -> bool:
         """The file has the largest size that this process may write (RLIMIT_FSIZE): the next one follows it, where that
@@ -346,10 +351,7 @@ class Writer:
         self._books.lose(cause, given_up)
         if seen := sum(isinstance(item, Sighting) for item in items):
             self._books.error("sightings_not_recorded", seen)
-        self._books.give_sightings(sum([item.charge for item in items if isinstance(item, Sighting)]))
-        for item in items:
-            if isinstance(item, Step):
-                self._books.give(item.charge, item.session.source)
+        self._give_back_lines(items)
         self._log(
             f"Failed to write session data before the end: {why}: {len(given_up)} sessions with {size} bytes are lost."
         )
