@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 # How long a test waits for something that must happen; long, since nothing passes by waiting.
-PATIENCE = 30.0
+PATIENCE = 60.0
 # RLIMIT_FSIZE stands in for a full disk: the next file must not follow.
 FULL = "from tcppc.capture.writer import Writer; Writer._roll = lambda self, problem: False"
 
