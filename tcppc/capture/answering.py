@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import encodings.unicode_escape  # noqa: F401 - else read from a file when `safe` needs it, with no descriptor left
 import socket
 import threading
 from collections.abc import Callable

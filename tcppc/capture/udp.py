@@ -174,11 +174,13 @@ class UDPServer(socketserver.ThreadingUDPServer):
             if flags & socket.MSG_TRUNC:
                 session.truncated = True
                 self._books.cut("datagram_size")
-            if self.personas:
-                self._answer(session, data, peer, local)
-            if self.actions and self.actions.sessions:
-                self.actions.datagram(session)
-            put(session)
+            try:
+                if self.personas:
+                    self._answer(session, data, peer, local)
+                if self.actions and self.actions.sessions:
+                    self.actions.datagram(session)
+            finally:  # whatever is wrong there, it was taken out of the kernel and is charged
+                put(session)
 
     def _answer(self, session: Session, data: bytes, peer: Any, local: tuple[str, int]) -> None:
         """Have a persona say something back. Whatever goes wrong, the datagram is recorded."""
