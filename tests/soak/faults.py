@@ -80,6 +80,8 @@ def full_disk(stage: Stage, lot: random.Random) -> str:
 
 def covered(stage: Stage, lot: random.Random) -> str:
     """The data folder is read-only for some seconds: an empty file system that is mounted over it, for the sensor."""
+    if os.readlink(f"/proc/{stage.sensor.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+        raise SensorError("the sensor has no mount namespace of its own")
     inside = ["nsenter", "-t", str(stage.sensor.pid), "-m"]
     seconds = lot.uniform(1, 5)
     mount = [*inside, "mount", "-t", "tmpfs", "-o", "ro", "soak", str(stage.place.data)]
@@ -193,7 +195,7 @@ def _caught_up(stage: Stage) -> bool:
 def _reload(stage: Stage, expected: str) -> None:
     before = stage.sensor.log_size()
     life = stage.sensor.life
-    if not life.ready or life.told:  # it starts or ends: SIGHUP is for one that serves
+    if not stage.sensor.serves():  # it starts or ends: SIGHUP is for one that serves
         return
     stage.sensor.signal(signal.SIGHUP)
     until = time.monotonic() + RELOAD_SECONDS
@@ -341,8 +343,9 @@ class Faults:
         alone = fault is kill or fault in ELSE
         try:
             with self._others if alone else contextlib.nullcontext():
-                if self._stage.sensor.alive():
-                    done.what = fault(self._stage, lot)
+                if not self._stage.sensor.serves():  # it ended by itself, and is started again
+                    return
+                done.what = fault(self._stage, lot)
         except SensorError as problem:
             self.failures.append(f"{done.name}: {problem}")
         except (OSError, subprocess.CalledProcessError) as problem:
