@@ -330,7 +330,9 @@ class Faults:
 
     def _run(self, faults: list[Fault], number: int) -> None:
         lot = random.Random(f"{self._stage.lot.random()} {number}")
-        bag: list[Fault] = []
+        lives = [fault for fault in faults if fault in OF_ITS_LIFE]
+        bag = lot.sample(faults, min(1, len(faults))) + lives  # these first: their time is short
+        lot.shuffle(bag)
         while faults and not self._ending.wait(lot.uniform(0.5, 1.5) * self._pause):
             bag = bag or lot.sample(faults, len(faults))
             fault = bag.pop()
