@@ -44,6 +44,7 @@ class Record:
     id: str
     claimed: tuple[str, int] | None = None
     headless: bool = False  # a PROXY protocol header should have come and did not, or not whole
+    behind: int = 0  # of the data, bytes that came behind TLS, as they were
 
 
 def instant(stamp: str) -> int:
@@ -58,8 +59,7 @@ def record_of(values: dict[str, Any]) -> Record:
     flow, proxy = values["flow"], values.get("proxy")
     own = proxy or flow
     payloads = [b64decode(payload["data"]) for payload in values["payloads"]]
-    # What stands behind broken TLS is its bytes as they came, which the stranger has not written down.
-    known = values.get("tls", {}).get("after", len(payloads)) if values.get("closed") == "error" else len(payloads)
+    behind = payloads[values.get("tls", {}).get("after", len(payloads)) :]
     start = instant(values["timestamp"])
     return Record(
         flow["proto"] == "udp",
@@ -68,13 +68,14 @@ def record_of(values: dict[str, Any]) -> Record:
         start,
         instant(values["end"]) if "end" in values else start,
         values.get("closed", ""),
-        values["bytes"] - sum(map(len, payloads[known:])),
-        b"".join(payloads[:known]),
+        values["bytes"],
+        b"".join(payloads),
         values.get("truncated", False),
         bool(values.get("tls", {}).get("version")),
         values["id"],
         (flow["src"], flow["sport"]) if proxy else None,
         bool(proxy and proxy.get("error")),
+        sum(map(len, behind)),
     )
 
 

@@ -80,6 +80,8 @@ def full_disk(stage: Stage, lot: random.Random) -> str:
 
 def covered(stage: Stage, lot: random.Random) -> str:
     """The data folder is read-only for some seconds: an empty file system that is mounted over it, for the sensor."""
+    if os.readlink(f"/proc/{stage.sensor.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+        raise SensorError("the sensor has no mount namespace of its own")
     inside = ["nsenter", "-t", str(stage.sensor.pid), "-m"]
     seconds = lot.uniform(1, 5)
     mount = [*inside, "mount", "-t", "tmpfs", "-o", "ro", "soak", str(stage.place.data)]
@@ -193,7 +195,7 @@ def _caught_up(stage: Stage) -> bool:
 def _reload(stage: Stage, expected: str) -> None:
     before = stage.sensor.log_size()
     life = stage.sensor.life
-    if not life.ready or life.told:  # it starts or ends: SIGHUP is for one that serves
+    if not stage.sensor.serves():  # it starts or ends: SIGHUP is for one that serves
         return
     stage.sensor.signal(signal.SIGHUP)
     until = time.monotonic() + RELOAD_SECONDS
@@ -328,7 +330,9 @@ class Faults:
 
     def _run(self, faults: list[Fault], number: int) -> None:
         lot = random.Random(f"{self._stage.lot.random()} {number}")
-        bag: list[Fault] = []
+        lives = [fault for fault in faults if fault in OF_ITS_LIFE]
+        bag = lot.sample(faults, min(1, len(faults))) + lives  # these first: their time is short
+        lot.shuffle(bag)
         while faults and not self._ending.wait(lot.uniform(0.5, 1.5) * self._pause):
             bag = bag or lot.sample(faults, len(faults))
             fault = bag.pop()
@@ -341,8 +345,9 @@ class Faults:
         alone = fault is kill or fault in ELSE
         try:
             with self._others if alone else contextlib.nullcontext():
-                if self._stage.sensor.alive():
-                    done.what = fault(self._stage, lot)
+                if not self._stage.sensor.serves():  # it ended by itself, and is started again
+                    return
+                done.what = fault(self._stage, lot)
         except SensorError as problem:
             self.failures.append(f"{done.name}: {problem}")
         except (OSError, subprocess.CalledProcessError) as problem:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.soak import notes
 from tests.soak.evidence import Record
@@ -24,6 +24,7 @@ CLOCK_SLACK = SECOND // 50  # between a stranger's look at the clock and what it
 READ_SLACK = SECOND // 20  # between the sensor's last read and its look at the clock
 START_SLACK = SECOND  # between the sensor's start and its last part's
 ACCEPT_SLACK = 30 * SECOND  # a connection may wait to be accepted while descriptors are out
+NEVER = 1 << 63
 KILL = "kill -9"
 STOP = "met a stop"
 
@@ -91,6 +92,12 @@ class Judge:
     ) -> None:
         self.result = Judgement()
         self._lives = lives
+        # Each end of a life, and when the next one served.
+        self._ends = [
+            (life, next((after.ready for after in lives[number:] if after.ready), NEVER))
+            for number, life in enumerate(lives, 1)
+            if life.told
+        ]
         self._events = events
         self._syns = syns
         self._duration = round(duration * 0.9 * SECOND)
@@ -128,6 +135,9 @@ class Judge:
         row.ended += record.closed not in ("peer", "reset")
         result.truncated += record.truncated
         result.refused += record.closed == "limit" and record.end - record.start < self._duration
+        if note.noise and record.behind and record.data[-record.behind :] in b64decode(note.noise):
+            # What TLS took of it, and what it left, is not for the judge to say.
+            record = replace(record, data=record.data[: -record.behind], size=record.size - record.behind)
         expected, most = self._expected(note, record)
         if not note.begun - CLOCK_SLACK <= record.start <= note.ended + ACCEPT_SLACK:
             result.find(note, f"the record is of {record.start / SECOND:.3f}")
@@ -222,10 +232,7 @@ class Judge:
             result.absent["tcp"].append(Absent(note.begun, f"tcp {note.kind} {shown(note)}: it is in no record"))
 
     def _why_missing(self, note: Note) -> str:
-        for life, after in zip(self._lives, [*self._lives[1:], None], strict=True):
-            if not life.told:
-                continue
-            ready = after.ready if after and after.ready else 1 << 63
+        for life, ready in self._ends:
             if life.told - CLOCK_SLACK <= note.begun <= ready + CLOCK_SLACK:
                 return STOP
             open_then = note.begun < life.told and note.ended > life.told - KILL_SLACK
@@ -264,13 +271,11 @@ class Judge:
 
     def _lost_by(self, instant: int, slack: int = 0) -> str:
         """Which end of a life explains that what was sent then is in no record; `slack` after the next one's start."""
-        for life, after in zip(self._lives, [*self._lives[1:], None], strict=True):
-            if life.told:
-                ready = after.ready if after and after.ready else 1 << 63
-                if life.told - CLOCK_SLACK <= instant <= ready + slack:
-                    return STOP
-                if life.how != STOPPED and life.told - KILL_SLACK <= instant < life.told:
-                    return KILL
+        for life, ready in self._ends:
+            if life.told - CLOCK_SLACK <= instant <= ready + slack:
+                return STOP
+            if life.how != STOPPED and life.told - KILL_SLACK <= instant < life.told:
+                return KILL
         return ""
 
 

@@ -83,7 +83,6 @@ def urgent(visit: Visit) -> None:
             visit.pause(visit.lot.uniform(0, 0.2))
         data = bytes([visit.lot.randrange(33, 127)]) * visit.lot.choice((1, 1, 1, 5))
         visit.note.parts.append(notes.said(data))
-        visit.note.urgent += 1
         visit.write(data, urgent=True)
         if visit.lot.random() < 0.5:
             visit.pause(visit.lot.uniform(0, 0.2))

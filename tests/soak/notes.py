@@ -63,8 +63,7 @@ class Note:
     fin: int = 0  # when the stranger ended its side; 0: never
     plain: int = 0  # bytes of the parts that came before TLS began
     raw: str = ""  # base64 of what went over the wire from then on: what the record holds where the handshake fails
-    behind: int = 0  # bytes at the end of the parts that were sent behind TLS's goodbye
-    urgent: int = 0  # of the bytes, those sent as urgent
+    noise: str = ""  # base64 of what was sent within TLS that is none
     header: str = ""  # base64 of a PROXY protocol header before the parts, which the record has only where it is broken
     claimed: tuple[str, int] | None = None  # the source that this header names
     datagrams: list[tuple[int, Part]] = field(default_factory=list)  # (when, what)

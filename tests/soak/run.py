@@ -34,6 +34,7 @@ from tests.soak.sensor import STOPPED, Sensor, SensorError
 LINE_SECONDS = 60.0
 LAST_VISITS_SECONDS = 3.0  # between the last new stranger and the sensor's stop
 VISITS_END_SECONDS = 60.0
+STARTS, START_PAUSE_SECONDS = 5, 3.0  # for a sensor that ended by itself
 LIVES_SHARE = 0.25  # of the time, in which the sensor is ended and started again
 
 
@@ -184,8 +185,20 @@ class Soak:
             return False
         self.sensor.note_end()
         self.problems.append(f"the sensor ended by itself ({life.code}): {self.sensor.last_words()}")
-        self.sensor.start()
-        return True
+        return self._start_again()
+
+    def _start_again(self) -> bool:
+        """A fault of the soak's may keep it from starting for a while, such as a disk that is full."""
+        for _ in range(STARTS):
+            try:
+                self.sensor.start()
+                return True
+            except SensorError as problem:
+                why = str(problem)
+                self.sensor.note_end()
+                time.sleep(START_PAUSE_SECONDS)
+        self.problems.append(why)
+        return False
 
     def _say(self, done: int) -> None:
         sent, meter = self.strangers.told, self.meter

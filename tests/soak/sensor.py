@@ -17,6 +17,7 @@ from tests.soak.settings import Settings
 READY = "Start UDP server."
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
+NOTICED_NS = 2_000_000_000  # until it is seen that it ended by itself
 
 STOPPED, KILLED, ENDED = "stopped", "killed", "ended by itself"
 
@@ -91,6 +92,10 @@ class Sensor:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def serves(self) -> bool:
+        """Is it there, and past its start, and not told to end?"""
+        return self.alive() and bool(self.life.ready) and not self.life.told
+
     def start(self) -> None:
         """Start, and wait until it serves. SensorError where it does not."""
         ours, theirs = os.pipe()
@@ -137,7 +142,8 @@ class Sensor:
     def note_end(self) -> None:
         """It ended by itself: its life is over."""
         life = self.life
-        life.told = life.gone = time.time_ns()
+        life.gone = time.time_ns()
+        life.told = life.gone - NOTICED_NS
         life.how, life.code = ENDED, self._process.returncode if self._process else None
 
     def said(self, text: str, since: int) -> int:

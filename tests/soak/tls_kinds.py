@@ -7,6 +7,7 @@ import functools
 import socket
 import ssl
 import warnings
+from base64 import b64encode
 
 from tests.soak import notes
 from tests.soak.notes import Part
@@ -123,7 +124,6 @@ def behind_goodbye(visit: Visit) -> None:
     if visit.lot.random() < 0.5:  # all at once
         visit.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     tunnel.goodbye()
-    visit.note.behind = rest[2]
     visit.say(rest)
     visit.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
     visit.finish()
@@ -163,7 +163,9 @@ def broken_inside(visit: Visit) -> None:
     tunnel.handshake()
     tunnel.say(visit.made(visit.lot.randint(1, 5000)))
     visit.pause(visit.lot.uniform(0, 0.3))
-    visit.write(notes.content([visit.made(visit.lot.randint(1, 500))]), carried=0)
+    noise = notes.content([visit.made(visit.lot.randint(1, 500))])
+    visit.note.noise = b64encode(noise).decode("ascii")
+    visit.write(noise, carried=0)
     visit.finish()
 
 
