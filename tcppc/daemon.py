@@ -209,6 +209,9 @@ def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], re
     due = time.monotonic() + pause
     while True:
         came = signal.sigtimedwait(signals, LOOK_SECONDS)
+        # Interrupted just as its time runs out (SIGCONT), CPython 3.11 returns what was never filled in.
+        if came is not None and came.si_signo not in signals:
+            came = None
         if came is not None and came.si_signo != signal.SIGHUP:
             return
         for look in looks:

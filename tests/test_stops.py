@@ -195,3 +195,17 @@ def test_two_sensors_in_one_folder_are_refused(start: Start, tmp_path: Path) -> 
     assert payload(first.records(1)[0]) == b"one"
     assert first.stop() == 0
     assert first.account().returncode == 0
+
+
+def test_a_sensor_that_was_stopped_for_a_while_goes_on(start: Start) -> None:
+    """sigtimedwait(2) that is interrupted when its time is over is no signal to stop."""
+    sensor = start("-q")
+    for _ in range(4):
+        frozen(sensor)
+        time.sleep(1.3)
+        sensor.process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+    assert sensor.process.poll() is None, sensor.log
+    sensor.send(b"on it goes")
+    assert payload(sensor.records(1)[0]) == b"on it goes"
+    assert sensor.stop() == 0
