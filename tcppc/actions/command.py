@@ -110,7 +110,12 @@ def _start(arguments: list[str], environment: dict[str, str]) -> _Process:
     if program is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     theirs_in, ours_in = os.pipe()
-    ours_out, theirs_out = os.pipe()
+    try:
+        ours_out, theirs_out = os.pipe()
+    except OSError:  # no descriptor left: the first pair is not kept
+        os.close(theirs_in)
+        os.close(ours_in)
+        raise
     try:
         pid = os.posix_spawn(
             program,
