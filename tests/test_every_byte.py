@@ -309,3 +309,28 @@ def test_datagrams_of_all_sizes_are_whole(start: Start, size: int) -> None:
     assert (record["bytes"], len(payload(record))) == (size, size)
     assert "truncated" not in record
     assert sensor.stop() == 0
+
+
+def test_what_stands_behind_a_persona_s_last_word_inside_tls_is_plain_text(start: Start) -> None:
+    sensor = start("-q", "--persona", "http")
+    inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tunnel = lenient().wrap_bio(inside, outside)
+    with sensor.connect() as sock:
+        while True:
+            try:
+                tunnel.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outside.read())
+                inside.write(sock.recv(65536))
+        sock.sendall(outside.read())
+        tunnel.write(b"GET / HTTP/1.0\r\n\r\n")  # which ends the talk
+        tunnel.write(b"and more in the same segment")
+        sock.sendall(outside.read())
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+    (record,) = sensor.records(1)
+    assert payload(record) == b"GET / HTTP/1.0\r\n\r\nand more in the same segment"
+    assert "after" not in record["tls"]
+    assert sensor.stop() == 0

@@ -7,7 +7,7 @@ import encodings.unicode_escape  # noqa: F401 - else read from a file when `safe
 import socket
 import threading
 from collections.abc import Callable
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 
 from tcppc.capture.deadline import Deadline
 from tcppc.capture.recorder import Recorder
@@ -134,6 +134,9 @@ class Answering:
         if talk and talk.done:
             self._talk = None
             if self._tunnel:
+                # What is there already is the client's: unwrap would read it away.
+                while data := self._tunnel.read():
+                    self._recorder.keep(data, time_ns())
                 self._tunnel.goodbye()
                 self._put(b"")
             with contextlib.suppress(OSError):  # gone already
