@@ -128,7 +128,8 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.parametrize(
     "words",
-    ["check -c NAME", "show NAME", "account NAME", "recover NAME", "check --records NAME", "flows -q -r NAME -FX",
+    ["check -c NAME", "show NAME", "account NAME", "recover NAME", "check --records NAME",
+     "flows -q -r NAME -FX -S enable_report=NO",
      "diff NAME NAME", "NAME", "check --NAME", "check -w NAME/", "check --captures NAME -w NAME", "nc -l NAME 1",
      "check -H NAME", "check -z NAME", "rules --interface NAME", "watch -i NAME", "check --persona NAME",
      "check -C NAME -K NAME", "blocks add NAME", "actions --test NAME --action x", "blocks list -c NAME"],
