@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from tcppc.capture import sockets
+
 MOST_CONNECTIONS = 64
 BACKLOG = 1024  # those that the kernel takes meanwhile; a full one would hold up who comes next by a second
 HEAD_SECONDS = 2.0
@@ -276,13 +278,16 @@ class _Turns:
 
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        six = family == socket.AF_INET6  # "::" takes IPv4 too
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=six)
-    except OSError as problem:
-        if problem.errno and problem.errno > 0:  # without the address, which create_server adds: the caller names it
-            raise OSError(problem.errno, os.strerror(problem.errno)) from None
-        raise  # a name that is not known
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sockets.set_v6only(sock, alone=True)  # "::" takes IPv4 too
+        sock.bind(sockets.bound((family, host), port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _end_of(head: bytearray) -> int:
