@@ -1,5 +1,6 @@
 # make run   set up and start the sensor          make test   linter, type checker, tests
 # make bench speed and memory, as one table       make clean  remove what the others made
+# make soak  half an hour of strangers and faults, each byte accounted for: make soak SOAK="--minutes 5 --seed 42"
 # make install, make uninstall: PREFIX, SYSCONFDIR and DESTDIR may be given
 # PYTHON, PORT and FILE may be given: make run PORT=2323
 
@@ -23,7 +24,7 @@ DEBIAN := bind9-dnsutils curl default-mysql-client dropbear-bin freetds-bin gcc 
   ntpdate openssh-client openssl procps prometheus redis-tools rpcbind snmp socat systemd tcpflow telnet tftp-hpa \
   tshark util-linux wireshark-common
 
-.PHONY: run test lint bench install uninstall clean debian
+.PHONY: run test lint bench soak install uninstall clean debian
 
 run: $(VENV)/installed
 	@$(BIN)/tcppc -p $(PORT) -w '$(FILE)' -T 86400 --hints
@@ -39,6 +40,9 @@ lint: $(VENV)/tested
 bench: debian $(VENV)/tested
 	$(BIN)/python bench/run.py $(BENCH)
 	$(BIN)/python bench/flows.py $(BENCH_FLOWS)
+
+soak: debian $(VENV)/tested
+	$(BIN)/python -m tests.soak $(SOAK)
 
 # The package with all it needs stands in a folder of its own, so that it meets no other Python program's packages.
 # A configuration that is there stays; the new template is put beside it.

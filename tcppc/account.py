@@ -1,32 +1,26 @@
-"""The ledger read back: what was accepted, what became of it, and whether the files still hold it.
+"""The ledger added up: what was accepted, what became of it, and whether the files still hold it.
 
-`tcppc account DIR` in three steps: `read` the ledger's lines, `Account` adds them up by run and by file, `check` counts
-the lines and bytes that are there. docs/ledger.md tells the lines; all of them may be damaged, or from another sensor.
-Bounds: a ledger line is at most MOST_LINE bytes; data files are read in pieces.
+`Account` takes the ledger's lines (ledger_lines.py), judges the runs, and has the files looked at (account_files.py).
+What is missing is a problem until somebody has explained it: `tcppc account --acknowledge` and `tcppc recover` write
+lines of their own, and what such a line explains is what the ledger said before it, never what comes later.
+docs/ledger.md tells the lines and what is found.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 
 from tcppc import clock
+from tcppc.account_files import Files, Finding, Progress
 from tcppc.capture.files import LEDGER
 from tcppc.capture.ledger import in_use
-from tcppc.show import DataError, damage, open_data
+from tcppc.ledger_lines import CAUSES, COUNTING, EXPLAINING, OF_FILES, TOTALS, Values, holder_began, known, read
 
-MOST_LINE = 1 << 20
-READ_BYTES = 1 << 20
-MOST_FOLDERS = 4  # of a pattern such as %Y/%m/%d/%H.jsonl
-_TOTALS = ("accepted", "recorded", "bytes_in", "lines", "bytes")
-_CAUSES = ("refused", "truncated", "dropped", "errors")
-_OF_FILES = ("open", "close", "mark", "remove")
-_EVENTS = ("start", *_OF_FILES, "listener", "stop")
+# A process may seem to have begun so much later than a line of its own: the clock is set a little, now and then.
+SLACK_NS = clock.NANOSECONDS
 
 
 @dataclass
@@ -40,7 +34,8 @@ class Cause:
 
 @dataclass
 class Run:
-    """One start of a sensor: totals of its lines, and how it ended."""
+    """One start of a sensor: totals of its lines, and how it ended. `findings` are why its sums do not agree,
+    `explained` those of them that somebody explained, with how."""
 
     id: str
     sensor: str
@@ -50,204 +45,247 @@ class Run:
     causes: dict[tuple[str, str], Cause] = field(default_factory=dict)  # by (kind, name)
     open: int = 0
     stopped: bool = False
+    begun: bool = False  # its start line was there
+    file: str = ""  # the data file that it has open, or had when it ended without closing it
+    files: set[str] = field(default_factory=set)  # all it had
+    dead: dict[str, tuple[str, str]] = field(default_factory=dict)  # thread or listener that is: since when, why
+    over: bool = False  # more was recorded than accepted
+    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)  # damaged lines behind its last one
+    explained: list[str] = field(default_factory=list)
+    beside: str = ""  # the start of a run that wrote here at the same time
+    how: str = ""  # somebody explained how it ended
 
     @property
     def missing(self) -> int:
-        """Accepted sessions that are in no count, by its last line. While it runs some are on their way."""
+        """Accepted sessions that are in no count, by its last line. While it runs they wait to be written."""
         return self.totals["accepted"] - self.totals["recorded"] - self.totals["dropped"] - self.open
 
+    def find(self, text: str) -> None:
+        self.findings.append(Finding(self.last, f"the run of {self.began}: {text}", self.id))
 
-@dataclass
-class File:
-    """What the ledger says of one name; a name that came back after its file was moved or compressed is one more
-    life, and sizes are those of all lives together."""
+    def add(self, values: Values) -> None:
+        """Its next line."""
+        before, self.last = self.last, values["timestamp"]
+        self._follow(values)
+        self.how = ""  # it goes on
+        self._settle()
+        event = values["event"]
+        if event in COUNTING:
+            for name in TOTALS:
+                self.totals[name] += values[name]
+            self.totals["bytes_dropped"] += values.get("bytes_dropped", 0)
+            self.totals["dropped"] += sum(values.get("dropped", {}).values())
+            self.open = values["open"]
+            for kind in CAUSES:
+                for name, count in values.get(kind, {}).items():
+                    cause = self.causes.setdefault((kind, name), Cause(0, before))
+                    cause.count += count
+                    cause.until = values["timestamp"]
+            self._judge(values)
+        elif event in ("thread", "listener"):
+            self._turn(f"{event} {values[event]}", values)
 
-    name: str
-    last: str = ""  # time stamp of the last line about it
-    size: int = 0  # of the life that is open or was the last
-    before: int = 0  # of the lives before it
-    lines: int = 0  # written by sensors, all lives
-    earlier: int = 0  # of them, those of the lives before
-    unknown: int = 0  # bytes that no ledger line tells of: older than the ledger, or of a run that was killed
-    changed: list[str] = field(default_factory=list)
-    removed: bool = False
-    loose: bool = False  # keep_bytes removed a life of it: what else stands there may be of others
+    def _follow(self, values: Values) -> None:
+        """Is this the line that comes next? A sensor leaves none out."""
+        event, name = values["event"], values.get("file", "")
+        if event == "start" and self.begun:
+            self.find("it has more than one start line")
+        elif event != "start" and not self.begun:
+            self.find("its start line is missing: the ledger's head was cut off, or a line is gone")
+        elif self.stopped and event in ("open", *COUNTING):
+            self.find(f"its line of {self.last} ({event}) comes after its stop: it is there twice, or out of its place")
+        elif event == "open" and self.file:
+            self.find(f"no line tells of {self.file}'s end: what it counted is missing")
+        elif event in ("mark", "close") and name != self.file:
+            self.find(f"{name} is counted at {self.last} and was not opened: a line is gone, or there twice")
+        self.begun = True
+        self.stopped = self.stopped or event == "stop"  # the keeper may remove a file after it
+        if event in ("open", "mark"):
+            self.file = name
+            self.files.add(name)
+        elif event == "close":
+            self.file = ""
 
-    def remove(self, name: str) -> None:
-        """keep_bytes removed this file, or what became of one of its lives."""
-        self.loose = True
-        if name in (self.name, f"{self.name}.gz", f"{self.name}.zst"):
-            self.removed = True
-        else:
-            self.lines, self.earlier, self.before = self.lines - self.earlier, 0, 0
+    def _judge(self, values: Values) -> None:
+        """Its sums as they are with this line."""
+        if lost := values.get("errors", {}).get("ledger_lines_lost", 0):
+            self.find(f"{lost} lines of its ledger were lost, and what they counted is missing")
+        if self.missing < 0 and not self.over:
+            self.over = True
+            self.find(f"{-self.missing} more sessions are recorded, dropped or open than were accepted")
+        if values["event"] != "stop":
+            return
+        if self.missing > 0:
+            self.find(f"{self.missing} accepted sessions are in no count")
+        if self.open:
+            self.find(f"{self.open} sessions were still open at its stop, and are lost")
+        if self.totals["recorded"] > self.totals["lines"]:
+            self.find(f"{self.totals['recorded']} sessions are recorded in {self.totals['lines']} lines")
+        if self.file and "thread writer" not in self.dead and ("dropped", "stuck") not in self.causes:
+            self.find(f"no line tells of {self.file}'s end: what it counted is missing")
 
-    def live_again(self) -> None:
-        """The name begins a new life."""
-        if self.removed:
-            self.removed, self.size, self.before, self.lines, self.unknown = False, 0, 0, 0, 0
-        self.before += self.size
-        self.earlier = self.lines
+    def _turn(self, what: str, values: Values) -> None:
+        """A thread or listener is dead, stuck or alive again."""
+        if not values["alive"]:
+            self.dead.setdefault(what, (self.last, str(values.get("why", ""))))
+        elif what in self.dead:
+            since, why = self.dead.pop(what)
+            self.notes.append(_outage(what, since, self.last, why))
 
+    def _settle(self) -> None:
+        self.findings += [Finding(self.last, text, self.id) for text in self.torn]
+        self.torn.clear()
 
-def read(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """(line number, values); None for a line that is no ledger line. OSError where it cannot be read."""
-    with path.open("rb") as file:
-        yield from read_lines(file)
+    def end(self) -> None:
+        """No more lines come."""
+        self._settle()
+        until = f"the end of its run, after {self.last}" if self.stopped else f"its last line, of {self.last}"
+        self.notes += [_outage(what, since, until, why) for what, (since, why) in self.dead.items()]
 
-
-def read_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """As `read`, of an open file."""
-    for number, line in enumerate(iter(functools.partial(file.readline, MOST_LINE), b""), 1):
-        if line == b"\n":
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        yield number, values if _sound(values) else None
-
-
-def _is_stamp(value: Any) -> bool:
-    try:
-        return bool(clock.parse(value))
-    except (ValueError, TypeError, AttributeError):
-        return False
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _sound(values: Any) -> bool:
-    """Is this a line as docs/ledger.md says?"""
-    if not isinstance(values, dict) or values.get("event") not in _EVENTS:
-        return False
-    texts = ["run", "sensor"]
-    numbers: list[str] = []
-    if values["event"] in _OF_FILES:
-        texts.append("file")
-        numbers.append("size")
-    if values["event"] in ("close", "mark", "stop"):
-        numbers += [*_TOTALS, "open"]
-    return (
-        _is_stamp(values.get("timestamp"))
-        and all(isinstance(values.get(name), str) for name in texts)
-        and all(_count(values.get(name)) for name in numbers)
-        and all(
-            isinstance(values.get(name, {}), dict) and all(map(_count, values.get(name, {}).values()))
-            for name in _CAUSES
-        )
-    )
+    def explain(self, how: str, ended: bool, all_of_it: bool) -> None:
+        """Somebody did, by a line of the ledger at this place. `ended`: it ran no more by then; `all_of_it`: not only
+        how it ended."""
+        self.how = how if ended else ""
+        self.explained += [f"{text}; {how}" for text in self.torn]
+        self.torn.clear()
+        if all_of_it:
+            self.explained += [f"{finding.text}; {how}" for finding in self.findings]
+            self.findings.clear()
 
 
-def running(folder: Path) -> str | None:
-    """The id of the run that writes here, where one does: the newest without an end while its sensor holds the ledger.
-    It stands in the folder, or in one above it. OSError where a ledger cannot be read."""
-    for place in (folder, *folder.resolve().parents[:MOST_FOLDERS]):
-        if (path := place / LEDGER).exists():
-            if not in_use(path):
-                return None
-            runs: dict[str, bool] = {}
-            for _, values in read(path):
-                if values:
-                    runs[values["run"]] = values["event"] == "stop"
-            return next((run for run in reversed(runs) if not runs[run]), None)
-    return None
+def _outage(what: str, since: str, until: str, why: str) -> str:
+    kind, _, name = what.partition(" ")
+    said = f"the {name} was stuck" if kind == "thread" else f"the listener {name} did not answer"
+    return f"{said} between {since} and {until}{': ' if why else ''}{why}"
 
 
 class Account:
-    """The sums of one folder's ledger. `problems` are why they do not agree, `notes` what one should know. Runs and
-    files whose last line is older than `since` (ns) are left out."""
+    """The sums of one folder's ledger. `problems` are why they do not agree, `notes` what one should know, `unread`
+    what could not be looked at. What is older than `since` (ns) is left out."""
 
     def __init__(self, folder: Path, since: int = 0) -> None:
         self.folder = folder
+        self.ledger = folder / LEDGER
         self.since = since
         self.runs: dict[str, Run] = {}
-        self.files: dict[str, File] = {}
+        self.files = Files(folder)
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.checked = 0
+        self.findings: list[Finding] = []  # what the problems are of
         self.running: Run | None = None
-        self._open: dict[str, str] = {}  # run: the file it has open
-        self._files: dict[Path, list[Path]] | None = None
+        self.unheard = False  # a sensor runs that has written no line
+        self.explained = False
+        self._damaged: list[str] = []  # before the first line of a run
+        self._latest: Run | None = None
+        self._unknown: Counter[str] = Counter()
 
-    def add(self, values: dict[str, Any]) -> None:
-        """The next line of the ledger."""
-        stamp, key, event = values["timestamp"], values["run"], values["event"]
-        run = self.runs.setdefault(key, Run(key, values["sensor"], stamp, stamp))
-        before, run.last = run.last, stamp
-        if event in ("close", "mark", "stop"):
-            for name in _TOTALS:
-                run.totals[name] += values[name]
-            run.open = values["open"]
-            run.totals["dropped"] += sum(values.get("dropped", {}).values())
-            _add_causes(run, values, before)
-        run.stopped = run.stopped or event == "stop"  # the keeper may remove a file after it
-        if event in _OF_FILES:
-            self._add_file(values, before)
-        if event in ("open", "mark"):
-            self._open[key] = values["file"]
-        elif event in ("close", "stop"):
-            self._open.pop(key, None)
+    @property
+    def unread(self) -> list[str]:
+        return self.files.unread
 
-    def _add_file(self, values: dict[str, Any], before: str) -> None:
-        name, event, size = values["file"], values["event"], values["size"]
-        if event == "remove":
-            for file in self.files.values():
-                if belongs(Path(name).name, Path(file.name).name) and Path(name).parent == Path(file.name).parent:
-                    file.remove(name)
-            return
-        known = name in self.files
-        file = self.files.setdefault(name, File(name))
-        file.last = values["timestamp"]
-        if event == "open":
-            if known and size == 0:
-                file.live_again()
-            elif size > file.size:
-                file.unknown += size - file.size
-                if known and not self._left_open(file):
-                    file.changed.append(f"{size - file.size} bytes added between {before} and {values['timestamp']}")
-            elif size < file.size:
-                file.changed.append(f"{file.size - size} bytes shorter at {values['timestamp']} than at {before}")
+    def damage(self, number: int) -> None:
+        """This line of the ledger is none. It is laid to the run whose line came before, as a crash leaves half a
+        line."""
+        text = f"{self.ledger}:{number}: is no line of a ledger, passed over: its counts are missing"
+        if self._latest is None:
+            self._damaged.append(text)
         else:
-            file.lines += values["lines"]
-            if size < file.size + values["bytes"]:
-                file.changed.append(
-                    f"{file.size + values['bytes'] - size} bytes taken out between {before} and {values['timestamp']}"
-                )
-            elif size > file.size + values["bytes"]:
-                more = size - file.size - values["bytes"]
-                file.unknown += more
-                file.changed.append(f"{more} bytes added between {before} and {values['timestamp']}")
-        file.size = size
+            self._latest.torn.append(text)
+
+    def add(self, values: Values) -> None:
+        """The next line of the ledger."""
+        event = values["event"]
+        if not known(values):
+            self._unknown[event] += 1
+            if "accepted" in values and self._latest:
+                self._latest.find(f"a line has counts of an event that this version does not know: {event}")
+            return
+        if event in EXPLAINING:
+            self._explain(values)
+            return
+        stamp, key = values["timestamp"], values["run"]
+        run = self.runs.setdefault(key, Run(key, values["sensor"], stamp, stamp))
+        run.findings += [Finding("", text, key) for text in self._damaged]
+        self._damaged.clear()
+        newest = next(reversed(self.runs.values()))
+        if run is not newest and not run.stopped and not run.beside:
+            run.beside = newest.began
+        self._latest = run
+        if event in OF_FILES:
+            self.files.add(values, self._left_open(values["file"]))
+        run.add(values)
+
+    def _left_open(self, name: str) -> bool:
+        """Is it open, or was it when the run ended that wrote to it last?"""
+        file = self.files.of.get(name)
+        run = self.runs.get(file.run) if file else None
+        return bool(run and run.file == name)
+
+    def _explain(self, values: Values) -> None:
+        """Of a run, and of the files that the line names."""
+        stamp, run = values["timestamp"], self.runs.get(values["run"])
+        why = f": {values['why']}" if values.get("why") else ""
+        by = f" by {values['by']}" if values.get("by") else ""
+        if values["event"] == "acknowledge":
+            how = f"acknowledged{by} at {stamp}{why}"
+        else:
+            how = f"tcppc recover brought {values['sessions']} sessions back at {stamp}"
+            how += f", {values['lost']} of them without their end" if values["lost"] else ""
+        if run:
+            run.explain(how, values.get("running") is not True, values["event"] == "acknowledge")
+        for found in values.get("files", []):
+            if found["file"] in self.files.of:
+                self.files.of[found["file"]].acknowledge(found, how)
 
     def close(self) -> None:
         """All lines are read: judge the runs. The newest one without an end is the one that runs, if one does."""
         unended = [run for run in self.runs.values() if not run.stopped]
-        if unended and in_use(self.folder / LEDGER):
-            self.running = unended.pop()
+        if in_use(self.ledger):
+            self.running = _holder(unended, holder_began(self.ledger))
+            self.unheard = self.running is None
+            unended = [run for run in unended if run is not self.running]
+        for run in unended:
+            self._judge_killed(run)
         if self.since:
             self.runs = {key: run for key, run in self.runs.items() if run is self.running or self._new(run.last)}
-            self.files = {name: file for name, file in self.files.items() if self._new(file.last)}
-            unended = [run for run in unended if run.id in self.runs]
-        for run in unended:
-            self.problems.append(
-                f"the run of {run.began} never stopped (kill -9, power cut): its last line is of {run.last}, with "
-                f"{run.open} sessions open; what it had not written by its end is lost"
-            )
+            self.files.left_out = {name for name, file in self.files.of.items() if not self._new(file.last)}
         for run in self.runs.values():
-            if run.stopped and run.missing:
-                self.problems.append(f"the run of {run.began}: {run.missing} accepted sessions are in no count")
-            if run.stopped and run.open:
-                self.problems.append(
-                    f"the run of {run.began}: {run.open} sessions were still open at its stop, and are lost"
-                )
+            run.end()
+            if run.beside and run.stopped:
+                self.notes.append(f"the runs of {run.began} and {run.beside} wrote here at the same time")
+            self.findings += run.findings
+            self.notes += run.notes + run.explained
+            self.explained = self.explained or bool(run.explained)
+        self._tell_of_ledger()
+
+    def _judge_killed(self, run: Run) -> None:
+        lost = [f"{run.open} sessions open"] + ([f"{run.missing} not yet written"] if run.missing > 0 else [])
+        text = f"the run of {run.began} never stopped (kill -9, power cut): its last line is of {run.last}, with "
+        text += ", ".join(lost)
+        text += f"; or it runs still, beside that of {run.beside}: each needs a folder of its own" if run.beside else ""
+        if run.how:
+            run.explained.append(f"{text}; {run.how}")
+        else:
+            told = f"{text}; what it had not written by its end is lost"
+            run.findings.append(Finding(run.last, told, run.id))
+
+    def _tell_of_ledger(self) -> None:
+        for event, count in self._unknown.items():
+            self.notes.append(f"{count} lines of an event that this version does not know are passed over: {event}")
         sensors = sorted({run.sensor for run in self.runs.values()})
         if len(sensors) > 1:
             self.notes.append(f"lines of {len(sensors)} sensors: {', '.join(sensors)}")
+        if self.unheard:
+            self.notes.append("a sensor runs here that has written no line into this ledger yet")
 
     def _new(self, stamp: str) -> bool:
-        return clock.parse(stamp) >= self.since
+        return bool(stamp) and clock.parse(stamp) >= self.since
+
+    def unexplained(self) -> list[Run]:
+        """Runs that were killed, and nobody has said why or brought back what they had."""
+        return [run for run in self.runs.values() if not run.stopped and run is not self.running and not run.how]
 
     def causes(self, kind: str) -> dict[str, Cause]:
         """Those of all runs, by name."""
@@ -260,109 +298,48 @@ class Account:
                     all_of_it.until = cause.until
         return dict(sorted(found.items()))
 
-    def bytes_to_read(self) -> int:
-        """About how much `check` has to read."""
-        return sum(path.stat().st_size for file in self.files.values() for path in self._found(file))
+    def total(self, name: str) -> int:
+        """Of all runs: a total, or `open` and `waiting` of the one that runs, and `cut off` of those that ended."""
+        if name in ("open", "waiting"):
+            run = self.running
+            return (run.open if name == "open" else max(0, run.missing)) if run else 0
+        if name == "cut off":
+            ended = [run for run in self.runs.values() if run is not self.running]
+            return sum(run.open + max(0, run.missing) for run in ended)
+        return sum(run.totals[name] for run in self.runs.values())
 
-    def _found(self, file: File) -> list[Path]:
-        return self._index().get(self.folder / file.name, [])
-
-    def _index(self) -> dict[Path, list[Path]]:
-        """What stands in the folders for each file of the ledger; each folder is looked through once."""
-        if self._files is None:
-            self._files = {self.folder / name: [] for name in self.files}
-            for folder in sorted({path.parent for path in self._files}):
-                for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                    ends = [at for at, letter in enumerate(path.name) if letter in ".-"]
-                    for end in (len(path.name), *reversed(ends)):  # the longest name: log.1.gz is of log.1, not of log
-                        base = folder / path.name[:end]
-                        if base in self._files and belongs(path.name, base.name) and path.is_file():
-                            self._files[base].append(path)
-                            break
-        return self._files
-
-    def check(self, progress: Callable[[int], None] = lambda size: None) -> None:
+    def check(self, progress: Progress = lambda size: None) -> None:
         """Hold the files against the sums; `progress` is told of bytes read."""
-        for file in self.files.values():
-            found = self._found(file)
-            for words in file.changed:
-                self.problems.append(f"{file.name}: {words}")
-            if file.removed:
-                self.notes.append(f"{file.name}: removed, as files.keep_bytes asks: {file.lines} lines")
-                continue
-            if not found and file.size + file.before:
-                self.problems.append(f"{file.name}: is gone, with {file.lines} lines; it was moved or removed")
-                continue
-            try:
-                counted = {path: count_lines(path, progress) for path in found}
-            except DataError as problem:
-                self.problems.append(str(problem))
-                continue
-            self.checked += 1
-            itself = counted.get(self.folder / file.name)
-            if itself and itself[1] == file.before + file.size and len(counted) > 1:
-                self.notes.append(
-                    f"{file.name}: {len(counted) - 1} files beside it are not counted: it is whole by itself"
-                )
-                counted = {found[0]: itself}
-            self._compare(file, sum(lines for lines, _ in counted.values()), sum(size for _, size in counted.values()))
-
-    def _compare(self, file: File, lines: int, size: int) -> None:
-        expected = file.before + file.size
-        written_to = self.running is not None and self._open.get(self.running.id) == file.name
-        if size < expected:
-            self.problems.append(f"{file.name}: {_missing(file, lines, expected - size)} since {file.last}")
-        elif size > expected and not written_to and not file.loose and not self._left_open(file):
-            self.problems.append(f"{file.name}: has {size - expected} bytes that no ledger line tells of")
-        elif lines < file.lines:
-            self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; some were taken out")
-        elif size == expected and not file.unknown and not file.loose and lines != file.lines:
-            self.problems.append(f"{file.name}: has {lines} lines where {file.lines} were written; it was changed")
-        else:
-            extra = lines - file.lines
-            if extra > 0 and not written_to:
-                self.notes.append(
-                    f"{file.name}: {extra} lines that the ledger does not tell of: of a run that was killed, or older"
-                )
-
-    def _left_open(self, file: File) -> bool:
-        """Was a run killed that had it open?"""
-        return file.name in self._open.values()
+        written_to = self.running.file if self.running else ""
+        left = {name for name in self.files.of if self._left_open(name)}
+        self.files.check(progress, written_to, left)
+        self.findings += self.files.problems
+        self.notes += self.files.notes
+        self.explained = self.explained or any(file.explained for file in self.files.of.values())
+        if self.since:
+            self.findings = [finding for finding in self.findings if self._new(finding.stamp)]
+        self.problems = [finding.text for finding in self.findings]
 
     def agrees(self) -> bool:
-        return not self.problems
+        return not self.problems and not self.unread
 
 
-def _add_causes(run: Run, values: dict[str, Any], before: str) -> None:
-    for kind in _CAUSES:
-        for name, count in values.get(kind, {}).items():
-            cause = run.causes.setdefault((kind, name), Cause(0, before))
-            cause.count += count
-            cause.until = values["timestamp"]
+def _holder(unended: Sequence[Run], began: int | None) -> Run | None:
+    """Which of these goes on: the newest, unless the process that holds the ledger began (ns) after its last line."""
+    newest = unended[-1] if unended else None
+    if newest and began is not None and clock.parse(newest.last) + SLACK_NS < began:
+        return None
+    return newest
 
 
-def _missing(file: File, lines: int, size: int) -> str:
-    gone = file.lines - lines
-    exact = f"{gone} lines, " if gone > 0 and not file.unknown else f"at least {gone} lines, " if gone > 0 else ""
-    return f"{exact}{size} bytes are missing"
-
-
-def belongs(name: str, base: str) -> bool:
-    """Is `name` the file `base`, or what compressing or logrotate made of it: base.gz, base.1.gz, base-20261121?"""
-    return name == base or (name.startswith((f"{base}.", f"{base}-")) and not name.endswith(".tmp"))
-
-
-def count_lines(path: Path, progress: Callable[[int], None]) -> tuple[int, int]:
-    """(lines, bytes) of a data file, decompressed. DataError where it cannot be read."""
-    lines = size = 0
-    try:
-        with open_data(path) as file:
-            while block := file.read(READ_BYTES):
-                lines += block.count(b"\n")
-                size += len(block)
-                progress(len(block))
-    except damage() as problem:
-        raise DataError(f"{path}: is damaged after {size} bytes: {problem}") from None
-    except OSError as problem:
-        raise DataError(f"{path}: cannot be read: {problem.strerror}") from None
-    return lines, size
+def account_of(folder: Path, since: int = 0) -> Account:
+    """The runs of a folder's ledger, judged; its files are not looked at yet. OSError where the ledger cannot be
+    read."""
+    sums = Account(folder, since)
+    for number, line in read(sums.ledger):  # which never waits, as asking for the lock of a FIFO would
+        if line is None:
+            sums.damage(number)
+        else:
+            sums.add(line)
+    sums.close()
+    return sums

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import toml
-
-from tcppc import clock
+from tcppc import clock, hostname, tables
 from tcppc.problems import Misuse
 from tcppc.sections import Action, Actions, Capture, Files, Limits, Metrics, Personas, Rules, Tcppc, Watch
+from tcppc.text import named
 from tcppc.values import port_list, text
 from tcppc.values import ports as port_ranges
 
@@ -50,7 +48,7 @@ class Config:
 
     @property
     def sensor(self) -> str:
-        return self.capture.sensor or socket.gethostname()
+        return named(self.capture.sensor) or hostname.name()
 
 
 SECTIONS: dict[str, type] = {
@@ -79,12 +77,12 @@ def load(
     (flag, settings)."""
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     ports: list[tuple[str, str]] = []
-    tables = _tables(path) if path else {}
-    actions = _actions(path, tables.pop(ACTION, []))
+    found = _tables(path) if path else {}
+    actions = _actions(path, found.pop(ACTION, []))
     for flag, given in more:
         converted = {key: _convert(Action, key, value, f"{flag} {_shown(value)}") for key, value in given.items()}
         actions.append(Action(**converted))
-    for section, key, value in _file_values(path, tables):
+    for section, key, value in _file_values(path, found):
         if section == "personas" and key not in known(section):
             ports.append(_persona_ports(path, key, value))
             continue
@@ -100,27 +98,22 @@ def load(
 
 def _tables(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return toml.load(file)
-    except OSError as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem.strerror}; -c takes a TOML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text; -c takes a TOML file") from None
-    except (toml.TomlDecodeError, IndexError, TypeError, ValueError) as problem:
-        # toml 0.10 lets an IndexError or TypeError through for some broken tables.
-        raise ConfigError(f"{path}: is not TOML: {' '.join(str(problem).split())}") from None
+        return tables.read(path)
+    except tables.TableError as problem:
+        hint = "" if "TOML" in str(problem) else "; -c takes a TOML file"
+        raise ConfigError(f"{path}: {problem}{hint}") from None
 
 
-def _actions(path: str, tables: Any) -> list[Action]:
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+def _actions(path: str, given: Any) -> list[Action]:
+    if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
         raise ConfigError(f"{path}: [{ACTION}] is one table; expected [[{ACTION}]], as many as there are actions")
     found = []
-    for number, table in enumerate(tables, 1):
+    for number, table in enumerate(given, 1):
         values = {}
         for key, value in table.items():
             if key not in known(ACTION):
                 raise ConfigError(
-                    f"{path}: [[{ACTION}]] number {number} has no setting {key}{_like(key, known(ACTION))}"
+                    f"{path}: [[{ACTION}]] number {number} has no setting {_name(key)}{_like(key, known(ACTION))}"
                 )
             where = f"{path}: [[{ACTION}]] number {number}: {key} = {_shown(value)}"
             values[key] = _convert(Action, key, value, where)
@@ -128,13 +121,13 @@ def _actions(path: str, tables: Any) -> list[Action]:
     return found
 
 
-def _file_values(path: str, tables: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    for section, table in tables.items():
+def _file_values(path: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    for section, table in given.items():
         if section not in SECTIONS or not isinstance(table, dict):
-            raise ConfigError(f"{path}: [{section}] is no section{_like(section, SECTIONS)}")
+            raise ConfigError(f"{path}: [{_name(section)}] is no section{_like(section, SECTIONS)}")
         for key, value in table.items():
             if key not in known(section) and not (section == "personas" and key[:1] in "0123456789tu"):
-                raise ConfigError(f"{path}: [{section}] has no setting {key}{_like(key, known(section))}")
+                raise ConfigError(f"{path}: [{section}] has no setting {_name(key)}{_like(key, known(section))}")
             yield section, key, value
 
 
@@ -170,6 +163,10 @@ def persona_table(personas: Personas) -> dict[tuple[str, int], str]:
 def _like(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def _name(key: str) -> str:
+    return key if len(key) <= 80 else f"{key[:77]}..."
 
 
 def _shown(value: Any) -> str:

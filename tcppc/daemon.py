@@ -1,63 +1,88 @@
-"""The sensor's life: started, reloaded and stopped in a fixed order.
+"""The sensor's life: started, attended and stopped in a fixed order.
 
 Start: log, descriptors, certificates, sockets, data file, then threads, so that whatever is wrong is told before
-anything runs. Stop: listeners, sessions, writer, so that what was received reaches the file.
+anything runs. Stop: listeners, sessions, writer, so that what was received reaches the file. Whatever happens in the
+main thread between them, it ends by the stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
 
-from tcppc import acting, watching
+from tcppc import acting
 from tcppc.capture import capabilities
-from tcppc.capture.files import fixed_folder
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
-from tcppc.clock import Zone
-from tcppc.config import Config, ConfigError, changed
+from tcppc.config import Config
 from tcppc.listeners import StartError
 from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
-from tcppc.records import Encoder
-from tcppc.sensor import Sensor, build, captures_of, check, naming, needed, terms, tls_context, use_personas
+from tcppc.oversight import (
+    LOOK_SECONDS,
+    GatewayWatch,
+    MemoryWatch,
+    ThreadWatch,
+    WriterWatch,
+    keep_little_free_memory,
+)
+from tcppc.prepare import Prepared, needed
+from tcppc.problems import NO_THREAD, is_lack_of_threads
+from tcppc.reload import reload
+from tcppc.sensor import Sensor, build
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
 STACK_BYTES = 512 * 1024
 # Sessions are freed by reference counts; the cycle collector only needs to look now and then.
 GC_THRESHOLD = 50_000
-SESSIONS_SECONDS = 5.0
-WRITER_SECONDS = 5.0
 STATUS_SECONDS = 10.0
-# For so long all sessions must have come from one private address before it is taken for a gateway that hides who they
-# are of; and so many, since a host that is alone with its sensor may well try it now and then.
-GATEWAY_SECONDS = 3600.0
-GATEWAY_SESSIONS = 10
-
-# Settings that are read once: a reload says that they need a restart.
-_FIXED = {
-    "tcppc": ("host", "port", "logFile", "maxFdNum"),
-    "capture": ("tcp", "udp", "udp_buffer", "rules"),
-    "watch": ("interface",),
-    "metrics": ("listen",),
-    "actions": ("concurrency", "queue", "blocks", "blocks_per_hour"),
-    "rules": ("interface", "address", "excepted", "mode", "mark", "table", "take_over", "ssh"),
-}
+# limits.stop = 0: what systemd is asked to wait for, and less than the ten seconds that docker stop gives.
+STOP_SECONDS_SYSTEMD = 60.0
+STOP_SECONDS = 8.0
 
 
 def _start(sensor: Sensor) -> None:
-    log = sensor.log
+    """All of it, or nothing: what runs already is stopped again."""
     threading.stack_size(STACK_BYTES)
+    keep_little_free_memory()
+    sensor.log.start()
+    try:
+        _start_writing(sensor)
+    except BaseException:
+        if sensor.file:
+            sensor.file.close()
+        if sensor.ledger:
+            sensor.ledger.end(1.0)  # nothing was taken, and nothing is lost
+        raise
+    try:
+        _start_serving(sensor)
+    except BaseException:
+        _Stop(sensor, STOP_SECONDS).run()
+        raise
+    # Nothing of start-up is garbage: the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 100)
+
+
+def _start_writing(sensor: Sensor) -> None:
+    if sensor.ledger:
+        sensor.ledger.begin(record=sensor.config.files.record)
     try:
         sensor.writer.start()
     except OSError as problem:
         raise StartError(
             f"Failed to create a session file: {problem.filename or sensor.config.tcppc.tcpFileFmt}: {problem.strerror}"
         ) from None
+
+
+def _start_serving(sensor: Sensor) -> None:
+    log = sensor.log
     if sensor.keeper:
         sensor.keeper.start()
     mode = {"on": "TLS", "auto": "TCP, TLS where a client speaks it", "off": "TCP"}[sensor.config.tls_mode]
@@ -70,10 +95,7 @@ def _start(sensor: Sensor) -> None:
             log(f"Server Mode: {said}")
         for server in servers:
             log(f"Listen: {server.name}")
-            try:
-                server.start()
-            except RuntimeError as problem:
-                raise StartError(f"Failed to start a thread: {problem}; TasksMax or ulimit -u may be too low") from None
+            server.start()
         if servers:
             log(f"Start {kind} server.")
     if sensor.prober:
@@ -85,10 +107,6 @@ def _start(sensor: Sensor) -> None:
     for watch in sensor.watches:
         watch.start()
         log(f"Watch: {watch.interface}")
-    # Nothing of start-up is garbage: the collector need not walk it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 100)
 
 
 def _put_rules(sensor: Sensor) -> None:
@@ -102,9 +120,9 @@ def _put_rules(sensor: Sensor) -> None:
         raise StartError(f"capture.rules: {problem}") from None
 
 
-def _settle_capabilities(sensor: Sensor) -> None:
+def _settle_capabilities(sensor: Sensor, prepared: Prepared) -> None:
     """What is not needed from here on is given back, before there is a second thread."""
-    before, wanted = capabilities.held(), needed(sensor.config)
+    before, wanted = capabilities.held(), needed(prepared)
     if not before & ~capabilities.bits(wanted):
         return
     if capabilities.keep_only(wanted):
@@ -114,149 +132,102 @@ def _settle_capabilities(sensor: Sensor) -> None:
         sensor.log("Capabilities: those not needed could not be given back: the kernel or the unit refuses capset(2).")
 
 
-def _stop(sensor: Sensor) -> int:
-    """Ends everything in order; returns the exit code."""
-    sensor.rules.remove()
-    if sensor.prober:
-        sensor.prober.stop()
-    for server in sensor.servers:
-        server.stop()
-    for watch in sensor.watches:
-        watch.stop(1.0)
-    left = sum(server.join(SESSIONS_SECONDS) for server in sensor.servers)
-    if left:
-        sensor.log(f"{left} sessions did not end in time.")
-    acting.stop(sensor)
-    if sensor.metrics:
-        sensor.metrics.stop()
-    whole = sensor.writer.stop(WRITER_SECONDS)
-    if sensor.keeper:
-        sensor.keeper.stop(1.0)
-    sensor.log(f"Sessions: {sensor.books.summary()}, {sensor.books.recorded} recorded.")
-    sensor.log("Exit.")
-    return 0 if whole else 1
+class _Stop:
+    """Ends everything in order, within `seconds`. A step that raises is told, and the next one is done."""
 
-
-def _reload(sensor: Sensor, read: Callable[[], Config]) -> None:
-    """SIGHUP: files anew, configuration anew; a wrong one changes nothing."""
-    log = sensor.log
-    log.reopen()
-    try:
-        new = read()
-        check(new)
-        context = tls_context(new, log)
-    except ConfigError as problem:
-        sensor.writer.change(sensor.writer.reopen)
-        log(f"Reload refused, the configuration stays as it was: {problem}")
-        return
-    except Exception as problem:  # a fault of ours, or of a plug-in: the sensor goes on all the same
-        sensor.writer.change(sensor.writer.reopen)
-        said = f"{type(problem).__name__}: {problem}".encode("unicode_escape").decode("ascii")
-        log(f"Reload refused, the configuration stays as it was: {said[:500]}")
-        return
-    old, sensor.config = sensor.config, new
-    if fixed := changed(old, new, _FIXED):
-        log(f"Reload: {', '.join(fixed)} will be as the file says after a restart.")
-    sensor.books.set_limits(new.limits)
-    sensor.intake.talkative = not new.capture.quiet
-    sensor.intake.steps = new.files.record == "events"
-    conditions = terms(new, context)
-    for server in sensor.tcp:
-        server.set_terms(conditions)
-    use_personas(sensor, conditions.personas)
-    for watch in sensor.watches:
-        watch.set_terms(watching.terms(new))
-    _reload_actions(sensor, new)
-    zone = log.zone = Zone(new.tcppc.timezone)
-    encoder = Encoder(zone, new.sensor, new.files.format)
-    sensor.writer.change(lambda: sensor.writer.set_encoder(encoder))
-    sensor.writer.captures = captures_of(new, sensor.books, log)
-    _reload_file(sensor, new)
-    # After the new name is set: the file that is opened next must not be the old one again.
-    sensor.writer.change(sensor.writer.reopen)
-    log("Reloaded.")
-
-
-def _reload_actions(sensor: Sensor, new: Config) -> None:
-    """Rules anew; the queue, its workers and the blocks stay. The first action, and the first block, need a restart."""
-    found = acting.terms(new)
-    if sensor.engine:
-        sensor.engine.set_terms(found)
-        for line in acting.warnings(new, found.rules):
-            sensor.log(f"Actions: {line}.")
-    blocks = any(rule.action.block and not rule.action.dry_run for rule in found.rules)
-    if found.rules and (not sensor.engine or (blocks and not sensor.engine.blocker)):
-        sensor.log("Reload: [[action]] begins to be used after a restart.")
-
-
-def _reload_file(sensor: Sensor, new: Config) -> None:
-    if sensor.keeper:
-        sensor.keeper.pattern, sensor.keeper.compress = new.tcppc.tcpFileFmt, new.files.compress
-        sensor.keeper.keep_bytes = new.files.keep_bytes
-    if sensor.file and new.tcppc.tcpFileFmt:
-        file, renamed = sensor.file, naming(new)
-        if sensor.ledger:
-            sensor.ledger.zone, sensor.ledger.sensor = renamed.zone, new.sensor
-            if fixed_folder(new.tcppc.tcpFileFmt) != sensor.ledger.folder:
-                sensor.log(f"Reload: the ledger stays {sensor.ledger.path} until a restart.")
-
-        def rename() -> None:
-            file.naming = renamed
-
-        sensor.writer.change(rename)
-    elif bool(sensor.file) != bool(new.tcppc.tcpFileFmt):
-        sensor.log("Reload: tcppc.tcpFileFmt begins or ends to be used after a restart.")
-
-
-class GatewayWatch:
-    """Warns where something in front of the sensor, such as a container's port forwarding, hides all sources."""
-
-    def __init__(self, sensor: Sensor) -> None:
+    def __init__(self, sensor: Sensor, seconds: float) -> None:
         self._sensor = sensor
-        self._next = time.monotonic() + GATEWAY_SECONDS
-        self._warned: str | bytes = ""
+        self._until = time.monotonic() + seconds
+        self._seconds = seconds
 
-    def due(self) -> float:
-        """Seconds until there is something to look at, some at least."""
-        return max(0.01, self._next - time.monotonic())
+    def _left(self, part: float = 1.0, least: float = 0.5) -> float:
+        """Seconds for a step that may use this part of what is left."""
+        return max(least, (self._until - time.monotonic()) * part)
 
-    def look(self) -> None:
-        """Once each GATEWAY_SECONDS: was there one source only, and a private one?"""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + GATEWAY_SECONDS
-        key, sessions = self._sensor.books.turn_sources()
-        if not key or sessions < GATEWAY_SESSIONS or key == self._warned:
-            return
-        address = ip_address(key.ljust(16, b"\0") if isinstance(key, bytes) else key)
-        if address.is_private:
-            self._warned = key
-            self._sensor.log(
-                f"All {sessions} sessions of the last {GATEWAY_SECONDS / 60:.0f} minutes came from {address}, a "
-                "private address: something in front of this sensor hides who they are of. Give a container the host's "
-                "network, or let a load balancer speak the PROXY protocol (capture.proxy_protocol)."
-            )
+    def _step(self, what: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as problem:  # what is not ended ends with the process; what was received has to be written
+            self._sensor.log(f"Stop: {what}: {type(problem).__name__}: {problem}; going on.")
+
+    def run(self) -> int:
+        """Returns the exit code."""
+        sensor = self._sensor
+        self._step("rules", sensor.rules.remove)
+        if prober := sensor.prober:
+            self._step("probe", prober.stop)
+        for server in sensor.servers:
+            self._step(server.name, lambda server=server: server.stop(self._left(0.5)))  # type: ignore[misc]
+        for watch in sensor.watches:
+            self._step("watch", lambda watch=watch: watch.stop(1.0))  # type: ignore[misc]
+        self._step("sessions", self._join)
+        self._step("actions", lambda: acting.stop(sensor, self._left(0.3)))
+        if metrics := sensor.metrics:
+            self._step("metrics", metrics.stop)
+        whole = self._write()
+        sensor.log(f"Sessions: {sensor.books.summary()}, {sensor.books.recorded} recorded.")
+        sensor.log("Exit.")
+        sensor.log.stop(1.0)
+        return 0 if whole else 1
+
+    def _join(self) -> None:
+        left = sum(server.join(self._left(0.6)) for server in self._sensor.servers)
+        if left:
+            self._sensor.log(f"{left} sessions did not end in time.")
+
+    def _write(self) -> bool:
+        """True where nothing was given up."""
+        sensor = self._sensor
+        whole = False
+        try:
+            whole = sensor.writer.stop(self._left(0.7, 1.0))
+        except Exception as problem:
+            sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
+        if keeper := sensor.keeper:
+            self._step("keeper", lambda: keeper.stop(1.0))
+        for path in sensor.syncer.wait(self._left(0.5)):
+            sensor.log(f"Failed to sync {path}: the disk has not taken it in {self._seconds:.0f} s; the kernel has it.")
+        if waiting := sensor.log.drain(1.0):
+            sensor.books.error("log_lines_lost", waiting)
+        if ledger := sensor.ledger:
+            self._step("ledger", lambda: ledger.end(self._left(1.0, 1.0)))
+        return whole
 
 
 def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], read: Callable[[], Config]) -> None:
-    """Until SIGTERM or SIGINT: reload at SIGHUP; tell a service manager how it is, and feed its watchdog while all
-    listeners answer."""
+    """Until SIGTERM or SIGINT: reload at SIGHUP; look each second whether all gets on; tell a service manager how it
+    is, and feed its watchdog while all listeners answer."""
     line, since = sensor.status((time.monotonic(), 0))
     notifier.ready(line)
-    pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS) if notifier.wanted else GATEWAY_SECONDS
-    gateway = GatewayWatch(sensor)
+    pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
+    looks = [
+        WriterWatch(sensor).look,
+        ThreadWatch(sensor).look,
+        MemoryWatch(lambda: sensor.books.held).look,
+        GatewayWatch(sensor).look,
+    ]
+    due = time.monotonic() + pause
     while True:
-        came = signal.sigtimedwait(signals, min(pause, gateway.due()))
-        if came is None:
-            gateway.look()
-            line, since = sensor.status(since)
-            notifier.tell(f"STATUS={line}", *(["WATCHDOG=1"] if sensor.well() else []))
-        elif came.si_signo == signal.SIGHUP:
-            notifier.reloading()
-            _reload(sensor, read)
-            notifier.ready(line)
-        else:
+        came = signal.sigtimedwait(signals, LOOK_SECONDS)
+        # Interrupted just as its time runs out (SIGCONT), CPython 3.11 returns what was never filled in.
+        if came is not None and came.si_signo not in signals:
+            came = None
+        if came is not None and came.si_signo != signal.SIGHUP:
             return
+        for look in looks:
+            try:
+                look()
+            except Exception as problem:  # who looks must not end what is looked at
+                if not sensor.books.error("oversight_errors") % 60:
+                    sensor.log(f"Oversight: {type(problem).__name__}: {problem}; going on.")
+        if came is not None:
+            notifier.reloading()
+            reload(sensor, read)
+            notifier.ready(line)
+        elif notifier.wanted and time.monotonic() >= due:
+            due = time.monotonic() + pause
+            line, since = sensor.status(since)
+            notifier.tell(f"STATUS={line}", *(["WATCHDOG=1"] if sensor.lives() else []))
 
 
 def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
@@ -267,17 +238,29 @@ def serve(read: Callable[[], Config], started: Callable[[Sensor], None]) -> int:
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     # Blocked before any thread is there, so that only sigwait below ever takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    sensor = build(read())
+    sensor, prepared = build(read())
     try:
         _put_rules(sensor)
-        _settle_capabilities(sensor)
+        _settle_capabilities(sensor, prepared)
         _start(sensor)
-    except BaseException:
+    except BaseException as problem:
         sensor.rules.remove()
+        if sensor.ledger:
+            sensor.ledger.release()
+        sensor.log.stop(1.0)
+        if is_lack_of_threads(problem):
+            raise StartError(NO_THREAD) from None
         raise
-    started(sensor)
     notifier = Notifier()
-    _attend(sensor, notifier, signals, read)
-    notifier.stopping()
-    # They stay blocked: a second one must not cost what the first one is bringing into the file, in bounded time.
-    return _stop(sensor)
+    failed = False
+    try:
+        with contextlib.suppress(OSError):  # who started us does not listen any more
+            started(sensor)
+        _attend(sensor, notifier, signals, read)
+    except BaseException as problem:  # a fault of ours; what was received is recorded all the same
+        failed = True
+        sensor.log(f"The main thread failed: {type(problem).__name__}: {problem}; the sensor stops.")
+    # Signals stay blocked: a second one must not cost what the first one is bringing into the file, in bounded time.
+    seconds = sensor.config.limits.stop or (STOP_SECONDS_SYSTEMD if "NOTIFY_SOCKET" in os.environ else STOP_SECONDS)
+    notifier.stopping(seconds)
+    return _Stop(sensor, seconds).run() or int(failed)

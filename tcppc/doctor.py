@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tcppc import account, rules
+from tcppc import ledger_lines, rules
 from tcppc.capture import capabilities, limits
 from tcppc.capture.files import LEDGER, fixed_folder
 from tcppc.capture.ledger import in_use
@@ -59,11 +60,17 @@ def sensor_process(port: int) -> int:
 
 
 def data_folder(config: Config) -> Path:
-    """Where its data files are: a relative name is the sensor's own working folder's."""
+    """Where its data files are: a relative name is the sensor's own working folder's. OSError where that cannot be
+    seen."""
     folder = fixed_folder(config.tcppc.tcpFileFmt)
-    if not folder.is_absolute() and (process := sensor_process(config.tcppc.port)):
-        with contextlib.suppress(OSError):  # another user's: then it is looked for here
-            return Path(os.readlink(f"/proc/{process}/cwd")) / folder
+    if folder.is_absolute():
+        return folder
+    port = config.tcppc.port
+    if process := sensor_process(port):
+        return Path(os.readlink(f"/proc/{process}/cwd")) / folder
+    if any(listens == port for _, listens in host.listening()):
+        unseen = f"it is in the working folder of a process on port {port} that we may not see"
+        raise PermissionError(errno.EACCES, f"{unseen}: as root it can", str(folder))
     return folder
 
 
@@ -142,12 +149,14 @@ def _files(config: Config) -> Iterator[Finding]:
     if not pattern:
         yield bad("file", "no data file is configured (-w): what strangers send is not kept")
         return
-    folder = data_folder(config)
     try:
+        folder = data_folder(config)
         usage, nodes = shutil.disk_usage(folder), os.statvfs(folder)
         file = current_file(folder)
+        used = os.path.lexists(folder / LEDGER) and in_use(folder / LEDGER)
     except OSError as problem:
-        yield bad("file", f"{folder}: {problem.strerror}: the sensor's folder cannot be looked at")
+        where = problem.filename or fixed_folder(pattern)
+        yield bad("file", f"{where}: {problem.strerror}: what the sensor writes cannot be looked at")
         return
     free = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} on the disk of {folder}"
     few = nodes.f_files and nodes.f_favail < 1000
@@ -155,11 +164,10 @@ def _files(config: Config) -> Iterator[Finding]:
         yield bad("disk", f"{free}{', and hardly a file more' if few else ''}: make room, or set files.keep_bytes")
     else:
         yield ok("disk", free)
-    ledger = folder / LEDGER
-    if not ledger.exists() or not in_use(ledger):
+    if not used:
         yield bad("file", f"no sensor writes into {folder}: start it, or give -c or -w as it has")
     elif file is None:
-        yield bad("file", f"{ledger} names no open data file; tcppc account {folder} says more")
+        yield bad("file", f"{folder / LEDGER} names no open data file; tcppc account {folder} says more")
     else:
         yield ok("file", f"{file} is written to")
 
@@ -167,8 +175,8 @@ def _files(config: Config) -> Iterator[Finding]:
 def current_file(folder: Path) -> Path | None:
     """The data file that a running sensor has open, as its ledger says. OSError where that cannot be read."""
     name = None
-    if (folder / LEDGER).exists():
-        for _, values in account.read(folder / LEDGER):
+    with contextlib.suppress(FileNotFoundError):  # nobody has written here yet
+        for _, values in ledger_lines.read(folder / LEDGER):
             if values and values["event"] in ("open", "mark"):
                 name = values["file"]
             elif values and values["event"] == "stop":

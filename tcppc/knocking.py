@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -40,6 +41,7 @@ class Knock:
     port: int
     word: bytes = field(default_factory=lambda: f"tcppc doctor {secrets.token_hex(8)}".encode("ascii"))
     problem: str = ""
+    family: bool = True  # has this host sockets of its family?
     record: dict[str, Any] | None = None
 
 
@@ -109,6 +111,9 @@ def _ssh(there: Outside, address: str, ports_of_ssh: tuple[int, ...]) -> Iterato
             said = "" if banner.startswith(b"SSH-") else "something answers, but not as ssh does"
         except OSError as problem:
             said = problem.strerror or str(problem)
+            if problem.errno == errno.EAFNOSUPPORT:
+                yield unknown("ssh", f"{address} port {port}: cannot be tried from here: {said}")
+                continue
         if said:
             yield bad("ssh", f"{address} port {port}: {said}; tcppc rules --except {port} leaves it alone")
         else:
@@ -159,6 +164,7 @@ def _send(there: Outside, knock: Knock) -> None:
                 sock.recv(1)
     except OSError as problem:
         knock.problem = problem.strerror or str(problem)
+        knock.family = problem.errno != errno.EAFNOSUPPORT
 
 
 def _find(file: Path, start: int, knocks: list[Knock]) -> None:
@@ -185,6 +191,8 @@ def _find(file: Path, start: int, knocks: list[Knock]) -> None:
 
 def _finding(knock: Knock, file: Path | None) -> Finding:
     what = f"{knock.kind.upper()} to {knock.address} port {knock.port}"
+    if not knock.family:
+        return unknown("way", f"{what}: cannot be tried from here: {knock.problem}")
     if knock.problem:
         return bad(
             "way", f"{what}: {knock.problem}; is the sensor up, does a firewall stop it, are the rules in place?"

@@ -1,23 +1,30 @@
 """Log lines for people, in tcppc-go's form: `2026/04/16 23:42:32 Start TCP server.`
 
-The log must never hold up the capture: a regular file is written to as it is, but a pipe, terminal or socket
-is asked first whether it has room, and lines that it does not take are counted, not waited for. Nothing here
-raises. What strangers sent is shown as Go's %q shows it, so no control byte reaches a terminal.
+The log never holds up the capture: lines go into a queue that is bounded in characters, and a thread of the log's own
+writes them. A terminal whose reader stopped, a hung disk or a FIFO that nobody reads stalls that thread alone; lines
+over the bound are counted as lost, not waited for. Nothing here raises. What strangers sent is shown as Go's %q shows
+it, so no control byte reaches a terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from tcppc.clock import Zone
+from tcppc.text import ESCAPED
 
-# A pipe that poll(2) calls writable takes at least this much without blocking (POSIX PIPE_BUF on Linux).
+# write(2) of so much to a pipe is never mixed with another process's lines (POSIX PIPE_BUF on Linux).
 PIPE_BUF = 4096
+# Characters of lines that wait for a destination that takes none: some seconds of a busy sensor's lines.
+MOST_WAITING = 4 << 20
+BLOCK_CHARACTERS = 1 << 16
 # As much of a payload as a log line shows; tcppc-go never read more at once.
 SHOWN_BYTES = 4096
 
@@ -52,44 +59,66 @@ def _escape(character: str) -> str:
 class Log:
     """Where log lines go: standard error, or the file `path` that is appended to and made anew by `reopen`.
 
-    Raises OSError from the constructor alone. May be called from any thread; each call is one write(2).
+    Until `start` each line is written at once; from then on by the log's own thread. `count` is told of lines that are
+    lost. Raises OSError from the constructor alone. May be called from any thread.
     """
 
-    def __init__(self, zone: Zone, path: str = "") -> None:
+    def __init__(self, zone: Zone, path: str = "", count: Callable[[int], object] = lambda lines: None) -> None:
         self.zone = zone
         self.path = path
         self.lost = 0  # lines that the destination did not take
+        self._count = count
         self._fd = self._open() if path else 2
-        self._lock = threading.Lock()  # a poll object serves one thread at a time
-        self._torn = False  # did the last line that a pipe took end in the middle?
-        self._look()
+        self._regular = _is_regular(self._fd)
+        self._torn = False  # did the last line that was written end in the middle?
+        self._lines: deque[str | Callable[[], None]] = deque()
+        self._waiting = 0  # characters of them
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._ending = False
+
+    def start(self) -> None:
+        """Begin to write in a thread; RuntimeError where none can be started."""
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def set_zone(self, zone: Zone) -> None:
+        """For lines from now on."""
+        self.zone = zone
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-
-    def _look(self) -> None:
-        self._poll: select.poll | None = None
-        try:
-            if stat.S_ISREG(os.fstat(self._fd).st_mode):
-                return
-        except OSError:  # a closed standard error: lines are counted as lost
-            return
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLOUT)
+        """Neither waits for a FIFO's reader nor ends where it goes away: opened for both, it has one."""
+        flags = os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        with contextlib.suppress(OSError):  # not there yet
+            if stat.S_ISFIFO(os.stat(self.path).st_mode):
+                fd = os.open(self.path, os.O_RDWR | flags)
+                os.set_blocking(fd, True)
+                return fd
+        fd = os.open(self.path, os.O_WRONLY | flags, 0o640)
+        os.set_blocking(fd, True)
+        return fd
 
     def reopen(self) -> None:
         """Follow a log file that was moved away; keep the old one where a new one cannot be made."""
         if not self.path:
             return
+        if self._thread:
+            with self._changed:
+                self._lines.append(self._reopen)
+                self._changed.notify_all()
+        else:
+            self._reopen()
+
+    def _reopen(self) -> None:
         try:
             fd = self._open()
         except OSError as problem:
             self(f"Failed to open log file: {self.path}: {problem.strerror}; going on with the old one.")
             return
-        # dup2 and not a new number: other threads may be in the middle of a line.
         os.dup2(fd, self._fd, inheritable=False)
         os.close(fd)
-        self._look()
+        self._regular = _is_regular(self._fd)
 
     def __call__(self, line: str) -> None:
         """One line, with the time of now."""
@@ -106,40 +135,125 @@ class Log:
 
     def write_text(self, lines: list[str]) -> None:
         """Lines that have their time and line feed already."""
-        if self._poll is None:
-            self._put("".join(lines), len(lines))
+        if not lines:
             return
-        chunk: list[str] = []
-        room = PIPE_BUF
-        for line in lines:
-            length = len(line) if line.isascii() else len(line.encode("utf-8", "backslashreplace"))
-            if chunk and length > room:
-                self._put_if_room(chunk)
-                chunk, room = [], PIPE_BUF
-            chunk.append(line)
-            room -= length
-        if chunk:
-            self._put_if_room(chunk)
+        text = "".join(lines)
+        if self._thread is None:
+            self._put(text)
+            return
+        with self._changed:
+            if self._waiting + len(text) <= MOST_WAITING:
+                self._waiting += len(text)
+                self._lines.append(text)
+                self._changed.notify_all()
+                return
+        self._lose(len(lines))
 
-    def _put_if_room(self, chunk: list[str]) -> None:
-        """Lines that fit into PIPE_BUF together, or one longer line, which goes in pieces and may lose its end."""
-        data = "".join(chunk).encode("utf-8", "backslashreplace")
-        with self._lock:
-            if self._torn:
-                data = b"\n" + data
-            for at in range(0, len(data), PIPE_BUF):
-                if self._poll is None or not self._poll.poll(0):
-                    self._torn = self._torn or at > 0
-                    self.lost += len(chunk)
+    def waiting(self) -> int:
+        """How many lines are not written yet."""
+        with self._changed:
+            return sum(item.count("\n") for item in self._lines if isinstance(item, str))
+
+    def drain(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds for all lines to be written; returns how many are not."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines or not self._thread, timeout)
+        return self.waiting()
+
+    def stop(self, timeout: float) -> None:
+        """Write what waits, for `timeout` seconds at most; a thread that is held up is left behind."""
+        thread = self._thread
+        if thread is None:
+            return
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                # What is being written stays in the queue until it is: so `drain` waits for it.
+                self._changed.wait_for(lambda: self._lines or self._ending)
+                if not self._lines:
                     return
-                self._put_bytes(data[at : at + PIPE_BUF], len(chunk))
-            self._torn = False
+                batch = self._block()
+            try:
+                for item in batch:
+                    if isinstance(item, str):
+                        self._put(item)
+                    else:
+                        item()
+            except Exception:  # no memory, or a fault of ours: there is no other place to say it
+                self._lose(len(batch))
+            with self._changed:
+                for item in batch:
+                    self._lines.popleft()
+                    self._waiting -= len(item) if isinstance(item, str) else 0
+                self._changed.notify_all()
 
-    def _put(self, text: str, count: int) -> None:
-        self._put_bytes(text.encode("utf-8", "backslashreplace"), count)
+    def _block(self) -> list[str | Callable[[], None]]:
+        """What is written next: as much as one write(2) should have."""
+        batch: list[str | Callable[[], None]] = []
+        size = 0
+        for item in self._lines:
+            batch.append(item)
+            size += len(item) if isinstance(item, str) else 0
+            if size >= BLOCK_CHARACTERS:
+                break
+        return batch
 
-    def _put_bytes(self, data: bytes, count: int) -> None:
-        try:
-            os.write(self._fd, data)
-        except OSError:  # a full disk or a reader that went away: there is no other place to say it
-            self.lost += count
+    def _put(self, text: str) -> None:
+        """All of it, however long the destination takes; what it refuses is lost."""
+        data = text.encode("utf-8", ESCAPED)
+        if self._torn:
+            data, self._torn = b"\n" + data, False
+        at = 0
+        while at < len(data):
+            # To a pipe, whole lines at once, so that those of other processes stand between and not within them.
+            end = len(data) if self._regular else data.rfind(b"\n", at, at + PIPE_BUF) + 1 or at + PIPE_BUF
+            try:
+                written = self._write(data[at:end])
+            except OSError:  # a full disk or a reader that went away: there is no other place to say it
+                self._torn = at > 0 and data[at - 1 : at] != b"\n"
+                self._lose(data.count(b"\n", at))
+                return
+            at += written
+
+    def _write(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:  # somebody who shares standard error with us has set O_NONBLOCK
+                room = select.poll()
+                room.register(self._fd, select.POLLOUT)
+                room.poll(1000)
+                if self._thread is None or self._ending:
+                    raise
+
+    def _lose(self, lines: int) -> None:
+        self.lost += lines
+        self._count(lines)
+
+
+def _is_regular(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:  # a closed standard error: lines are counted as lost
+        return True
+
+
+class Seldom:
+    """Says at most once in `seconds` of each kind of thing that the log is to hear of it."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._told: dict[str, float] = {}
+
+    def due(self, kind: str = "") -> bool:
+        """Is it time to say this again? Kinds are few and fixed: error names, not strangers' words."""
+        now = time.monotonic()
+        if now - self._told.get(kind, -self._seconds) < self._seconds:
+            return False
+        self._told[kind] = now
+        return True

@@ -6,18 +6,16 @@ or of a stranger's bytes; ports are labels for the TOP_PORTS busiest ones alone.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import socket
-import socketserver
 import threading
 import time
-import wsgiref.simple_server
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tcppc import __version__
-from tcppc.capture.sockets import shown
+from tcppc import __version__, httpd
+from tcppc.capture import sockets
+from tcppc.capture.supervisor import Supervised, described
 from tcppc.config import Config, ConfigError
 from tcppc.values import host_and_port
 
@@ -25,20 +23,26 @@ if TYPE_CHECKING:
     from tcppc.sensor import Sensor
 
 TOP_PORTS = 20
-# Who scrapes is an operator's; even so, a port that is left open by mistake must not cost threads without bound.
-MOST_REQUESTS = 16
-REQUEST_SECONDS = 10.0
+STOP_SECONDS = 5.0
+SAY_AGAIN_SECONDS = 60.0
 
 
 # Told from the start with 0: the first of a kind must be an increase that an alert sees.
 _KNOWN = {
-    "refused": ("sessions", "sessions_per_source", "memory", "threads", "disk"),
-    "truncated": ("session_bytes", "session_payloads", "memory", "disk"),
-    "dropped": ("disk", "memory", "error"),
+    "refused": ("sessions", "sessions_per_source", "threads"),
+    "truncated": (
+        "session_bytes", "session_payloads", "memory", "source_memory", "no_memory", "disk", "datagram_size",
+    ),
+    "dropped": ("disk", "stuck", "stop", "memory", "source_memory", "error"),
     "accept": ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"),
-    "errors": ("disk_failures", "writer_errors", "session_errors", "persona_errors", "listener_dead", "watch_errors"),
+    "errors": (
+        "disk_failures", "writer_errors", "session_errors", "persona_errors", "listener_dead", "watch_errors",
+        "thread_restarts", "keeper_errors", "captures_failed", "writer_stuck", "memory_errors", "spill_failures",
+        "files_not_synced", "ledger_lines_lost", "log_lines_lost",
+    ),
+    "removed": ("keep_bytes", "reserve", "session_dir"),
     "actions": ("run", "failed", "suppressed", "allowed", "dropped_queue", "dropped_memory", "dropped_stop"),
-}
+}  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -61,6 +65,7 @@ class Collector:
     def collect(self) -> Iterator[Any]:
         yield from self._sessions()
         yield from self._writing()
+        yield from self._disk()
         yield from self._trouble()
         yield from self._watching()
         yield from self._itself()
@@ -94,6 +99,11 @@ class Collector:
         counts = sensor.books.counts()
         yield _gauge("held_bytes", "Bytes of the memory bound in use.", sensor.books.held)
         yield _gauge("memory_limit_bytes", "The memory bound, limits.memory.", sensor.books.limits.memory)
+        yield _gauge("spill_bytes", "Bytes of large sessions in the spill file.", sensor.books.stowed)
+        yield _gauge(
+            "writer_stuck_seconds", "Since when a write has not returned; 0 while none hangs.", sensor.writer.stuck()[0]
+        )
+        yield _counter("dropped_bytes", "Bytes in sessions that reached no file.", (), {(): counts["bytes_dropped"]})
         yield _gauge("queue_items", "Sessions and events on their way to the writer.", len(sensor.intake))
         yield _counter("lines_written", "Lines written to data files.", (), {(): counts["lines"]})
         yield _counter("written_bytes", "Bytes written to data files.", (), {(): counts["bytes"]})
@@ -152,11 +162,33 @@ class Collector:
     def _itself(self) -> Iterator[Any]:
         sensor = self._sensor
         yield _gauge("threads", "Threads of the process.", threading.active_count())
-        yield _gauge("healthy", "1 while all listeners answer and the writer turns.", int(sensor.well()))
+        yield _gauge("healthy", "1 while /healthz says ok.", int(not sensor.unwell()))
         yield _gauge("listeners_dead", "Listeners that do not answer.", sensor.prober.dead() if sensor.prober else 0)
+        up = _gauge(
+            "thread_up", "1 while the thread does its work, 0 while it waits to be started again.", None, ("thread",)
+        )
+        for name, well in sorted(sensor.threads_up().items()):
+            up.add_metric((name,), int(well))
+        yield up
+        restarts = {(thread.name,): thread.restarts for thread in sensor.supervised()}
+        yield _counter("thread_restarts", "How often a thread had to be started again.", ("thread",), restarts)
         build = _gauge("build_info", "Version of tcppc.", None, ("version",))
         build.add_metric((__version__,), 1)
         yield build
+
+    def _disk(self) -> Iterator[Any]:
+        keeper = self._sensor.keeper
+        if keeper is None:
+            return
+        gone = {(why,): keeper.gone.get(why, 0) for why in {*_KNOWN["removed"], *keeper.gone}}
+        yield _counter("files_removed", "Files removed to bound the disk, by the bound.", ("why",), gone)
+        free = _gauge("disk_free_bytes", "Free space of the disks that files are written to.", None, ("folder",))
+        reserve = _gauge("disk_reserve_bytes", "What files.reserve keeps free of it.", None, ("folder",))
+        for folder, (disk, kept) in sorted(keeper.disks.items()):
+            free.add_metric((folder,), disk.free)
+            reserve.add_metric((folder,), kept)
+        yield free
+        yield reserve
 
 
 def _counter(
@@ -179,65 +211,6 @@ def _gauge(name: str, about: str, value: float | None, labels: tuple[str, ...] =
     return family
 
 
-class _Handler(wsgiref.simple_server.WSGIRequestHandler):
-    timeout = REQUEST_SECONDS
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return  # a scrape is no news
-
-    def handle(self) -> None:
-        # The time-out above is of each read: this is of all of them.
-        timer = threading.Timer(REQUEST_SECONDS, self._end)
-        timer.daemon = True
-        timer.start()
-        try:
-            super().handle()
-        except OSError:  # a client that went away, or took too long
-            self.close_connection = True
-        finally:
-            timer.cancel()
-
-    def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-
-class _HTTPServer(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-    daemon_threads = True
-    _room = threading.BoundedSemaphore(MOST_REQUESTS)
-
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "localhost", self.server_address[1]  # no look-up of names
-        self.setup_environ()
-
-    def get_request(self) -> Any:
-        try:
-            return super().get_request()
-        except OSError:  # no descriptor left: asked again at once, it would spin
-            time.sleep(0.1)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread could be started
-            self._room.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        return  # of one request, whose client sees that it failed
-
-
 class Metrics:
     """Serves /metrics and /healthz. OSError from the constructor where the address cannot be had."""
 
@@ -248,40 +221,54 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Collector(sensor))
         ProcessCollector(registry=registry)
-        host, port = host_and_port(listen)
         self._sensor = sensor
         self._metrics = prometheus_client.make_wsgi_app(registry)
-
-        class Server(_HTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        self._server = Server((host, port), _Handler)
-        self._server.set_app(self._serve)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._said = -SAY_AGAIN_SECONDS
+        self._server = httpd.Server(*host_and_port(listen), self._answer, self._failed)
+        self.thread = Supervised("metrics", self._server.serve, sensor.log, sensor.books.error)
 
     @property
     def name(self) -> str:
-        return shown(*self._server.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self._server.address)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.thread.stop()
+        self._server.stop()
+        if self.thread.join(STOP_SECONDS):
+            self._server.close()
 
-    def _serve(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO")
+    def _answer(self, request: httpd.Request) -> httpd.Answer | Callable[[], httpd.Answer]:
+        path, _, query = request.target.partition("?")
         if path == "/metrics":
-            answer: Iterable[bytes] = self._metrics(environ, start)
-            return answer
-        if path == "/healthz":
-            well = self._sensor.well()
-            status, text = ("200 OK", "ok\n") if well else ("503 Service Unavailable", "not well: see the log\n")
-        else:
-            status, text = "404 Not Found", "/metrics or /healthz\n"
-        start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
-        return [text.encode("ascii")]
+            return partial(self._scrape, request, query)
+        if path != "/healthz":
+            return httpd.page(404, "/metrics or /healthz\n")
+        if request.method not in ("GET", "HEAD"):
+            return httpd.page(405, "GET or HEAD\n")
+        unwell = self._sensor.unwell()
+        return httpd.page(503 if unwell else 200, "\n".join([*unwell, ""]) if unwell else "ok\n")
+
+    def _scrape(self, request: httpd.Request, query: str) -> httpd.Answer:
+        """By prometheus_client's own application, which knows what a scraper can take."""
+        told: list[Any] = []
+        environ = {
+            "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
+            "PATH_INFO": "/metrics",
+            "QUERY_STRING": query,
+            "HTTP_ACCEPT": request.headers.get("accept"),
+            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding"),
+        }
+        body = b"".join(self._metrics(environ, lambda *status: told.extend(status)))
+        return httpd.Answer(int(told[0][:3]), body, tuple(told[1]))
+
+    def _failed(self, problem: Exception) -> None:
+        count = self._sensor.books.error("metrics_errors")
+        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
+            self._said = time.monotonic()
+            self._sensor.log(f"Metrics: {described(problem)} ({count} times so far); going on.")
 
 
 def build(made: Sensor) -> Metrics | None:

@@ -18,13 +18,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from tcppc import hostname
 from tcppc.capture import sockets
-from tcppc.capture.books import PAYLOAD_CHARGE, SESSION_CHARGE, Books, source_key
-from tcppc.capture.files import DataFile, Naming
+from tcppc.capture.books import SESSION_CHARGE, Books, source_key
+from tcppc.capture.files import DataFile, Naming, is_standard_output
 from tcppc.capture.intake import Intake
+from tcppc.capture.recorder import Recorder
+from tcppc.capture.spill import Spill
 from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
 from tcppc.log import Log
@@ -32,6 +36,7 @@ from tcppc.records import Encoder, Session
 from tcppc.sections import Limits
 
 READ_BYTES = 65536
+MOST_SWEPT_READS = 4096
 # Out of descriptors or threads: those who wait stay in the back-log, and asking again at once would spin.
 PAUSE_SECONDS = 0.1
 MOST_CONNECTIONS = 4096
@@ -64,38 +69,35 @@ class Records:
 
     def __init__(self, path: str) -> None:
         limits, zone = Limits(), Zone()
-        self._most = limits.session_bytes
+        self._limits = limits
         self._books = Books(limits)
+        log = Log(zone)
+        self._spill = Spill(None if is_standard_output(path) else Path(path).parent, limits.spill, self._books, log)
         self._intake = Intake(talkative=False)
         file = DataFile(Naming(path.replace("%", "%%"), 0, 0, zone), lambda line: None, lambda closed: None)
-        self._writer = Writer(self._intake, self._books, Log(zone), Encoder(zone, socket.gethostname()), file)
+        self._writer = Writer(self._intake, self._books, log, Encoder(zone, hostname.name()), file)
         self._writer.start()
 
-    def begin(self, session: Session) -> None:
-        if self._books.enter(source_key(session.src)) not in ("memory", "disk"):
+    def begin(self, session: Session) -> Recorder:
+        """Who keeps what this session says."""
+        bound, session.source = self._books.enter(source_key(session.src))
+        if bound not in ("memory", "disk"):
             session.charge = SESSION_CHARGE
-
-    def keep(self, session: Session, data: bytes) -> None:
-        """Bytes of an open session came."""
-        session.bytes += len(data)
-        charge = len(data) + PAYLOAD_CHARGE
-        if session.truncated or session.bytes > self._most or not self._books.take(charge):
-            session.truncated = True
-            return
-        session.charge += charge
-        session.payloads.append((time.time_ns(), data))
+        most = self._limits
+        return Recorder(session, self._books, self._intake, self._spill, most.session_bytes, most.session_payloads)
 
     def end(self, session: Session, closed: str) -> None:
         session.end, session.closed = time.time_ns(), closed
-        self._books.leave(source_key(session.src))
+        self._books.leave(session.source)
         if session.charge:
             self._intake.put(session)
         else:
-            self._books.drop("memory")
+            self._books.drop("memory", 1, session.bytes)
 
     def datagram(self, session: Session) -> None:
-        if self._books.datagram(session.bytes):
-            session.charge = session.bytes + SESSION_CHARGE
+        source = self._books.datagram(session.bytes, session.src)
+        if source is not False:
+            session.charge, session.source = session.bytes + SESSION_CHARGE, source
             self._intake.put(session)
 
     def stop(self) -> bool:
@@ -120,8 +122,8 @@ class Listener:
         self._ending = False
         self._listeners = list(_listen(options))
         self._records = Records(options.records) if options.records else None
-        for sock in self._listeners:
-            self._say(f"{'Bound' if options.udp else 'Listening'} on {sock.getsockname()[0]} {sock.getsockname()[1]}")
+        for address in (sock.getsockname() for sock in self._listeners):
+            self._say(f"{'Bound' if options.udp else 'Listening'} on {sockets.zoned(address)} {address[1]}")
 
     @property
     def port(self) -> int:
@@ -229,13 +231,12 @@ class Listener:
 
     def _converse(self, sock: socket.socket, session: Session) -> None:
         """One connection to its end."""
-        if self._records:
-            self._records.begin(session)
+        keep = self._records.begin(session).keep if self._records else None
         closed = "shutdown"
         try:
             while data := sock.recv(READ_BYTES):
-                if self._records:
-                    self._records.keep(session, data)
+                if keep:
+                    keep(data, time.time_ns())
                 if not self._put(data):
                     return
             closed = "shutdown" if self._ending else "peer"
@@ -244,12 +245,28 @@ class Listener:
         except OSError as problem:
             closed = "reset" if isinstance(problem, ConnectionResetError) else "error"
         finally:
+            if closed != "peer":
+                self._sweep(sock, keep)
             if self._records:
                 self._records.end(session, closed)
             sock.close()
             self._open.pop(sock, None)
             if not self._options.keep:
                 os.eventfd_write(self._wake, 1)
+
+    def _sweep(self, sock: socket.socket, keep: Callable[[bytes, int], None] | None) -> None:
+        """What the kernel has of a connection that is over belongs to it; after the shutdown it takes nothing more."""
+        with contextlib.suppress(OSError):  # gone already; what came before is there all the same
+            sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # nothing more is there
+            sock.setblocking(False)
+            for _ in range(MOST_SWEPT_READS):
+                if not (data := sock.recv(READ_BYTES)):
+                    return
+                if keep:
+                    keep(data, time.time_ns())
+                if not self._put(data):
+                    return
 
     def _send_stdin(self) -> None:
         """What comes on standard input goes to the first client, as nc has it."""
@@ -278,7 +295,7 @@ class Listener:
                     if key.data is None:
                         continue
                     ear = self._listeners[key.data]
-                    data, peer = ear.recvfrom(65535)
+                    data, peer = ear.recvfrom(65536)
                     if chosen is None:
                         chosen = (ear, peer[:2])
                         self._say(f"Connection received on {sockets.plain(peer[0])} {peer[1]}")
@@ -314,23 +331,35 @@ def _listen(options: Options) -> Iterator[socket.socket]:
     addresses = [(family, host) for family, host in sockets.resolve(hosts) if family in options.families]
     if not addresses:
         raise sockets.ListenError(f"{options.host!r} has no address of the family that was asked for")
-    port = options.port
-    for family, host in addresses:
-        sock = socket.socket(family, socket.SOCK_DGRAM if options.udp else socket.SOCK_STREAM)
+    port, served = options.port, 0
+    for number, (family, host) in enumerate(addresses, 1):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if options.udp else 1)
-            sockets.set_v6only(sock, False)
-            sock.bind((host, port))
-            if options.udp:
-                sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
-            if not options.udp:
-                sock.listen(sockets.LARGEST_BACKLOG)
-                sock.setblocking(False)
+            sock = _open(family, host, port, options.udp)
         except OSError as problem:
-            sock.close()
-            # A host without IPv6 is served on IPv4, where both were meant.
-            if not options.host and family == socket.AF_INET6 and len(addresses) > 1:
-                continue
-            raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
-        port = port or sock.getsockname()[1]
+            if not sockets.lacks(family, problem):
+                raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
+            # A host without IPv6 is served on IPv4, where both were meant, and the other way round.
+            if number == len(addresses) and not served:
+                words = f"{sockets.lacking(family, problem)}; expected {sockets.instead(family)}"
+                raise OSError(problem.errno, words, sockets.shown(host, port)) from None
+            continue
+        port, served = port or sock.getsockname()[1], served + 1
         yield sock
+
+
+def _open(family: socket.AddressFamily, host: str, port: int, udp: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if udp else 1)
+        sockets.set_v6only(sock, False)
+        sock.bind(sockets.bound((family, host), port))
+        if udp:
+            sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
+        else:  # urgent data stays where it is in the stream; accepted sockets inherit it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.listen(sockets.LARGEST_BACKLOG)
+            sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

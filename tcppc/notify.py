@@ -44,5 +44,6 @@ class Notifier:
         """For Type=notify-reload: systemd takes the time to tell this reload from an earlier one."""
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self) -> None:
-        self.tell("STOPPING=1")
+    def stopping(self, seconds: float) -> None:
+        """The stop takes `seconds` at most: systemd waits so long, whatever TimeoutStopSec says."""
+        self.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + 5) * 1e6)}")

@@ -11,10 +11,10 @@ import ctypes
 import os
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from tcppc.netfilter import tools
+from tcppc.netfilter.host import has_ipv6
 from tcppc.netfilter.plan import DOCTOR_INTERFACE
 
 INSIDE, OUTSIDE = DOCTOR_INTERFACE, "tcppc-out"
@@ -90,7 +90,8 @@ def host() -> Iterator[Outside]:
         there = Outside(descriptor)
         tools.run("ip", "link", "set", INSIDE, "up")
         there.run(lambda: [tools.run("ip", "link", "set", name, "up") for name in ("lo", OUTSIDE)])
-        for family in (4, 6) if Path("/proc/net/if_inet6").exists() else (4,):
+        six = has_ipv6(INSIDE) and there.run(lambda: has_ipv6(OUTSIDE))
+        for family in (4, 6) if six else (4,):
             here, yonder, length = ADDRESSES[family]
             nodad = ["nodad"] if family == 6 else []
             tools.run("ip", "addr", "add", f"{here}/{length}", "dev", INSIDE, *nodad)

@@ -20,12 +20,12 @@ from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from socket import AF_INET6, IPPROTO_TCP, IPPROTO_UDP, inet_aton, inet_pton
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tcppc import clock
 from tcppc.protocols import app, client_hello, proxy_header
 from tcppc.sightings import Lines
-from tcppc.spoken import Spoken, found, said
+from tcppc.spoken import Spoken, found, said, said_in_pieces
 
 FORMATS = ("full", "classic")
 
@@ -44,12 +44,15 @@ _head = (-1, "")  # the last millisecond and its text; replaced whole, so that t
 @dataclass(slots=True)
 class TLS:
     """What a TLS session was: `hello` are the client's bytes from the first on, as received, until the
-    handshake ended; `error` says why it failed, in one line."""
+    handshake ended; `error` says why it failed, in one line. `bytes` were TLS on the wire, once the handshake was done;
+    payloads from the index `after` on came behind it, as they are."""
 
     hello: bytes = b""
     version: str | None = None
     cipher: str | None = None
     error: str | None = None
+    bytes: int = 0
+    after: int = -1
 
 
 @dataclass(slots=True)
@@ -65,10 +68,24 @@ class Proxy:
     error: str = ""
 
 
+Payload = tuple[int, bytes]
+
+
+class Stowed(Protocol):
+    """The beginning of what a session said or was told, where that is not in memory any more."""
+
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
+        """(instant, bytes, index of the payload that a reply follows)."""
+
+    def free(self) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection or datagram. Instants are nanoseconds since the epoch; `payloads` are (instant, bytes)
-    as read; `closed` is peer, reset, timeout, limit, shutdown or error, and empty for a datagram."""
+    as read, those in memory; `closed` is peer, reset, timeout, limit, shutdown or error, and empty for a datagram."""
 
     proto: str
     src: str
@@ -87,6 +104,31 @@ class Session:
     spoken: Spoken | None = None
     id: str = ""  # given early where event lines or actions share it, else when its line is made
     stepped: bool = False  # it has event lines: its own line is the last of them
+    source: Any = None  # whom `charge` is charged to, in the books; None for nobody
+    stowed: Stowed | None = None  # payloads before those in `payloads`
+
+    @property
+    def count(self) -> int:
+        """How many payloads there are."""
+        return len(self.payloads) + (self.stowed.count if self.stowed else 0)
+
+    def all_payloads(self) -> Iterator[Payload]:
+        """(instant, bytes) of each, also of those that are not in memory."""
+        if self.stowed:
+            for instant, data, _ in self.stowed:
+                yield instant, data
+        yield from self.payloads
+
+    def is_large(self) -> bool:
+        """Is a part of it not in memory?"""
+        return self.stowed is not None or (self.spoken is not None and self.spoken.stowed is not None)
+
+    def free(self) -> None:
+        """Give up what is not in memory: it is written, or lost."""
+        if self.stowed:
+            self.stowed.free()
+        if self.spoken and self.spoken.stowed:
+            self.spoken.stowed.free()
 
 
 class Step(NamedTuple):
@@ -103,6 +145,7 @@ class Step(NamedTuple):
     instant: int
     data: bytes = b""
     after: int = 0
+    charge: int = 0  # bytes of memory that it holds of the books' bound, charged to the session's source
 
 
 def new_id(instant: int) -> str:
@@ -144,6 +187,9 @@ class Encoder:
 
     def whole(self, session: Session) -> str:
         """The record, also of a session that goes on, as far as it has come."""
+        spoken = session.spoken
+        if session.stowed or (spoken and spoken.stowed):
+            return "".join(self._whole_in_pieces(session))
         stamp = self._stamp
         start = session.start
         began = stamp(start)
@@ -153,23 +199,53 @@ class Encoder:
             encoded = b2a_base64(data, newline=False).decode("ascii")
             pieces.append(f'{{"index":{index},"timestamp":"{when}","data":"{encoded}"}}')
         payloads = pieces[0] if len(pieces) == 1 else ",".join(pieces)
-        flow = (
+        flow = self._flow(session, began)
+        if self._classic:
+            return f"{flow}[{payloads}]}}" if payloads else f"{flow}null}}"
+        replies = said(spoken, stamp) if spoken else ""
+        return f"{flow}[{payloads}],{self._behind(session)}{replies}}}"
+
+    def _flow(self, session: Session, began: str) -> str:
+        """A record up to its payloads."""
+        return (
             f'{{"timestamp":"{began}","flow":{{"proto":"{session.proto}","src":"{session.src}",'
             f'"sport":{session.sport},"dst":"{session.dst}","dport":{session.dport}}},"payloads":'
         )
-        if self._classic:
-            return f"{flow}[{payloads}]}}" if payloads else f"{flow}null}}"
+
+    def _behind(self, session: Session) -> str:
+        """What a record has between its payloads and its replies."""
         community = community_id(session.proto, session.src, session.sport, session.dst, session.dport)
-        ended = f'"end":"{stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
+        ended = f'"end":"{self._stamp(session.end)}","closed":"{session.closed}",' if session.closed else ""
         return (
-            f'{flow}[{payloads}],"id":"{session.id or new_id(session.start)}",{ended}{_sums(session)}'
-            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy)}{_found(session)}'
-            f"{found(session.spoken)}{said(session.spoken, stamp)}}}"
+            f'"id":"{session.id or new_id(session.start)}",{ended}{_sums(session)}'
+            f'{self._sensor},"community_id":"{community}"{_proxy(session.proxy) if session.proxy else ""}'
+            f"{_found(session)}{found(session.spoken) if session.spoken else ''}"
         )
+
+    def in_pieces(self, session: Session) -> Iterator[str]:
+        """`line` of a session that is not all in memory, in pieces that are."""
+        if session.stepped:
+            yield self._end(session)
+        else:
+            yield from self._whole_in_pieces(session)
+
+    def _whole_in_pieces(self, session: Session) -> Iterator[str]:
+        stamp = self._stamp
+        yield f"{self._flow(session, stamp(session.start))}["
+        for index, (instant, data) in enumerate(session.all_payloads()):
+            encoded = b2a_base64(data, newline=False).decode("ascii")
+            comma = "," if index else ""
+            yield f'{comma}{{"index":{index},"timestamp":"{stamp(instant)}","data":"{encoded}"}}'
+        if self._classic:
+            yield "]}"
+            return
+        yield f"],{self._behind(session)}"
+        yield from said_in_pieces(session.spoken, stamp)
+        yield "}"
 
     def step(self, step: Step) -> str:
         """The event line of a step, without its line feed; ASCII only. The first one gives the session its id."""
-        session, event, number, instant, data, after = step
+        session, event, number, instant, data, after, _ = step
         when = self._stamp(instant)
         if event == "payload":
             encoded = b2a_base64(data, newline=False).decode("ascii")
@@ -198,10 +274,12 @@ class Encoder:
         tls = session.tls
         told = tls and tls.version and not tls.error  # its tls line has it all
         text = _found(session, with_tls=not told)
-        replies = f',"replies":{len(session.spoken.replies)}' if session.spoken and session.spoken.replies else ""
+        if tls and told and (sums := _tls_sums(tls, session.count)):
+            text = f',"tls":{{{",".join(sums)}}}{text}'
+        replies = f',"replies":{session.spoken.count}' if session.spoken and session.spoken.count else ""
         return (
             f'{{"timestamp":"{self._stamp(session.end)}","event":"end","id":"{session.id}","proto":"{session.proto}",'
-            f'"payloads":{len(session.payloads)}{replies},"closed":"{session.closed}",{_sums(session)}{text}'
+            f'"payloads":{session.count}{replies},"closed":"{session.closed}",{_sums(session)}{text}'
             f"{found(session.spoken)}}}"
         )
 
@@ -231,13 +309,21 @@ def _sums(session: Session) -> str:
 
 def _found(session: Session, with_tls: bool = True) -> str:
     """What the decoders made of it, each with its comma before."""
-    tls = f',"tls":{_tls(session.tls)}' if session.tls and with_tls else ""
-    name = app.guess(session.payloads[0][1], session.proto) if session.payloads else None
+    tls = f',"tls":{_tls(session.tls, session.count)}' if session.tls and with_tls else ""
+    first = next(session.all_payloads(), None) if session.stowed else session.payloads[0] if session.payloads else None
+    name = app.guess(first[1], session.proto) if first else None
     return f'{tls},"app":"{name}"' if name else tls
 
 
-def _tls(tls: TLS) -> str:
-    """The record's `tls`; what cannot be decoded of the ClientHello is left out, its bytes never."""
+def _tls_sums(tls: TLS, count: int) -> list[str]:
+    """How much was TLS on the wire, and which of `count` payloads came behind it."""
+    parts = [f'"bytes":{tls.bytes}'] if tls.bytes else []
+    return [*parts, f'"after":{tls.after}'] if 0 <= tls.after < count else parts
+
+
+def _tls(tls: TLS, count: int = 0) -> str:
+    """The record's `tls`, of a session of `count` payloads; what cannot be decoded of the ClientHello is left out, its
+    bytes never."""
     raw, error = tls.hello, tls.error
     said = {"version": tls.version, "cipher": tls.cipher}
     alpn: tuple[str, ...] = ()
@@ -254,7 +340,7 @@ def _tls(tls: TLS) -> str:
         parts.append(f'"alpn":[{",".join(map(_quote, alpn))}]')
     if raw:
         parts.append(f'"client_hello":"{b2a_base64(raw, newline=False).decode("ascii")}"')
-    return "{" + ",".join(parts) + "}"
+    return "{" + ",".join(parts + _tls_sums(tls, count)) + "}"
 
 
 def read_lines(lines: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -23,6 +23,7 @@ from tcppc.sightings import EVENTS
 Record = dict[str, Any]
 
 _KEYS_BEHIND = ("sensor", "community_id", "proxy")
+_TLS_SUMS = {"bytes", "after"}  # what an end line has of TLS where the tls line has the rest
 _KEYS_OF_PERSONAS = ("ssh", "credentials", "persona", "persona_error")
 
 
@@ -46,7 +47,7 @@ class _Parts:
             and len(self.payloads) >= self.end["payloads"]
             and len(self.kept()) == self.end["payloads"]
             and len(self.replies) >= self.end.get("replies", 0)
-            and (self.tls is not None or "tls" in self.end or self.end["proto"] != "tls")
+            and (self.tls is not None or self.end["proto"] != "tls" or bool(set(self.end.get("tls", ())) - _TLS_SUMS))
         )
 
     def kept(self) -> list[int]:
@@ -172,6 +173,8 @@ def _check(line: Record) -> int:
             raise ValueError("a tls line whose from is no number")
     elif event == "end":
         texts = all(isinstance(line.get(key), str) for key in ("proto", "closed"))
+        if not isinstance(line.get("tls", {}), dict):
+            raise ValueError("an end line whose tls is no object")
         if not texts or not all(_is_count(line.get(key, 0 if key == "replies" else None)) for key in _COUNTS):
             raise ValueError("an end line without proto, closed, payloads and bytes")
     else:
@@ -215,7 +218,7 @@ def _record(parts: _Parts) -> Record:
     if end and end.get("truncated"):
         made["truncated"] = True
     made |= {key: start[key] for key in _KEYS_BEHIND if key in start}
-    if tls := (end or {}).get("tls") or parts.tls:
+    if tls := (parts.tls or {}) | ((end or {}).get("tls") or {}):
         made["tls"] = tls
     name = end.get("app") if end else app.guess(pieces[0], proto) if pieces else None
     made |= {"app": name} if name else {}

@@ -17,6 +17,7 @@ from tcppc.netfilter.tools import RulesError
 from tcppc.values import network, ports
 
 ANSWER_SECONDS = 5.0
+MOST_NAMED = 20  # ports, in one line
 LOOK_AGAIN_SECONDS = 1.0
 SENSOR = "tcppc sensor"  # who put rules in place, where the sensor did
 # Held by the sensor whose rules are in place. An abstract name is a network namespace's, as nft's tables are, and is
@@ -94,13 +95,18 @@ def _ssh(config: Config, port: int, environment: Mapping[str, str]) -> tuple[tup
     hidden = [at for at in host.unseen() if not any(low <= at <= high for low, high in excepted) and at != port]
     if given.take_over and not found and hidden:
         raise RulesError(
-            f"--take-over: whether ssh is one of the ports {', '.join(map(str, hidden))} cannot be seen without root; "
+            f"--take-over: whether ssh is one of the ports {_some(hidden)} cannot be seen without root; "
             "name its ports with --ssh"
         )
     found = tuple(sorted({*found, *(at for at in host.managed_ports() if at != port)}))
     if found:
         return found, []
     return (22,), ["No ssh was found on this host: port 22 is left alone in case it comes; --ssh none takes it too."]
+
+
+def _some(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+    return ", ".join(map(str, numbers[:MOST_NAMED])) + more
 
 
 def _to_know(plan: Plan) -> list[str]:
@@ -173,7 +179,7 @@ def _connect(port: int) -> None:
             socket.create_connection((address, port), ANSWER_SECONDS).close()
             return
         except OSError as problem:
-            last = problem
+            last = last or problem  # of IPv4, the one that the sensor listens on unless it was told otherwise
     raise last or OSError(f"{shown('127.0.0.1', port)}: no answer")
 
 

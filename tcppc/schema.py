@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tcppc import records
-from tcppc.show import damage, open_data
+from tcppc.show import damage, data_lines, open_data
 
-# More are counted, not shown.
-MOST_PROBLEMS = 20
 NAMES = ("record-1.schema.json", "event-1.schema.json")
 
 
@@ -40,21 +39,23 @@ def validators() -> tuple[Any, Any]:
     return of_records, of_events
 
 
-def check_file(path: str) -> tuple[int, list[str]]:
-    """(lines, one text `NUMBER: what is wrong` for each line that is not as it should be). OSError where the file
-    cannot be read, DataError where it cannot be decompressed, SchemaError where the package jsonschema is missing."""
+def check_file(path: str, tell: Callable[[str], object]) -> tuple[int, int]:
+    """(lines, those that are not as they should be); `tell` gets `PATH:NUMBER: what is wrong` for each of these.
+    OSError where the file cannot be read, DataError where it cannot be decompressed, SchemaError where the package
+    jsonschema is missing."""
     of_records, of_events = validators()
-    lines = 0
-    problems = []
+    lines = bad = 0
     with open_data(Path(path)) as file:
         try:
-            for number, record in records.read_lines(iter(file)):
+            for number, record in records.read_lines(data_lines(file)):
                 lines += 1
                 if (problem := _problem(record, of_records, of_events)) is not None:
-                    problems.append(f"{number}: {problem}")
+                    bad += 1
+                    tell(f"{path}:{number}: {problem}")
         except damage() as problem:
-            problems.append(f"{lines + 1}: is damaged from here on: {problem}")
-    return lines, problems
+            bad += 1
+            tell(f"{path}:{lines + 1}: is damaged from here on: {problem}")
+    return lines, bad
 
 
 def _problem(record: dict[str, Any] | None, of_records: Any, of_events: Any) -> str | None:

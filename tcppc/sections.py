@@ -12,6 +12,7 @@ from tcppc.values import (
     choice,
     command,
     duration,
+    free_space,
     interfaces,
     listen,
     names_of,
@@ -27,6 +28,7 @@ from tcppc.values import (
 )
 
 MIB = 1 << 20
+_span = duration  # where a setting of that name hides it
 GIB = 1 << 30
 
 
@@ -40,7 +42,10 @@ class Tcppc:
     """What tcppc-go's file has, with its names; a file of tcppc-go works unchanged."""
 
     host: tuple[str, ...] = setting(
-        ("0.0.0.0",), texts, 'addresses or names to listen on, one or a list; "::" alone takes IPv4 too'
+        ("0.0.0.0",),
+        texts,
+        'addresses or names to listen on, one or a list; "::" alone takes IPv4 too; a link-local address has its '
+        'interface, as "fe80::1%eth0"',
     )
     port: int = setting(12345, whole(0, 65535), "TCP and UDP port to listen on; 0 takes a free one")
     timeout: float = setting(60, duration(0.01, 86400), "seconds without a byte after which a TCP session is closed")
@@ -136,6 +141,12 @@ class Limits:
     memory: int = setting(
         256 * MIB, size(64 * 1024), "bytes of payload in memory: open sessions and what waits for the disk"
     )
+    spill: int = setting(
+        4 * GIB, size(0), "bytes of large sessions in a temporary file beside the data files until they end; 0: none"
+    )
+    stop: float = setting(
+        0, _span(0, 3600), "seconds that a stop may take; 0: 60 where systemd waits for it, 8 elsewhere"
+    )
 
 
 @dataclass(frozen=True)
@@ -149,13 +160,28 @@ class Files:
         "sessions: a line at each one's end; events: a line for its start, each payload and its end, as they happen",
     )
     captures: str = setting("", text, "thp's log of sessions, a file beside the data files; empty: none")
+    captures_bytes: int = setting(
+        256 * MIB, size(0), "a captures log that reaches this becomes NAME.1, in place of the one before; 0: no bound"
+    )
     logtype: str = setting("single", choice("single", "multi"), "thp's: one line a session in captures, or several")
     session_dir: str = setting("", text, "thp's: folder for a file a session with its bytes as received; empty: none")
+    session_dir_bytes: int = setting(
+        GIB, size(0), "what the files of session_dir may take of the disk, oldest go first; 0: no bound"
+    )
+    session_dir_files: int = setting(
+        100_000, whole(0, 1 << 30), "how many files session_dir may have, oldest go first; 0: no bound"
+    )
     file_bytes: int = setting(
         4 * GIB, size(0), "a data file that reaches this is followed by NAME.1, NAME.2…; 0: no bound"
     )
     compress: str = setting("off", choice("off", "gzip", "zstd"), "closed data files are compressed")
     keep_bytes: int = setting(0, size(0), "closed data files kept, oldest go first; 0: all")
+    reserve: str | int = setting(
+        "",
+        free_space,
+        'free space that stays on the disk, else the oldest closed files go: a size, or a share such as "5%"; 0: none; '
+        "empty: 5%, but 1 to 10 GiB, and at most a tenth of the disk",
+    )
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tcppc import acting, metrics
+from tcppc import acting, folders, metrics
 from tcppc.actions.engine import Engine
-from tcppc.capture import capabilities, certificate, limits, sockets, tls
+from tcppc.capture import capabilities, limits
 from tcppc.capture.books import Books
-from tcppc.capture.captures import Captures
-from tcppc.capture.conversation import Terms
-from tcppc.capture.files import LEDGER, DataFile, Naming
+from tcppc.capture.files import DataFile, fixed_folder, is_standard_output
 from tcppc.capture.intake import Intake
 from tcppc.capture.keep import Keeper
-from tcppc.capture.ledger import Ledger
+from tcppc.capture.ledger import Ledger, LedgerInUse
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Prober
+from tcppc.capture.spill import Spill
+from tcppc.capture.supervisor import Supervised, unwell
+from tcppc.capture.syncer import Syncer
 from tcppc.capture.tcp import TCPServer
 from tcppc.capture.udp import UDPServer
-from tcppc.capture.writer import Writer
+from tcppc.capture.writer import Sink, Writer
 from tcppc.clock import Zone
-from tcppc.config import Config, ConfigError, persona_table
+from tcppc.config import Config
 from tcppc.listeners import StartError, open_sockets
 from tcppc.log import Log
 from tcppc.metrics import Metrics
-from tcppc.personas.registry import Personas
-from tcppc.records import Encoder
+from tcppc.prepare import Prepared, captures_of, keeping, prepare
 from tcppc.rules import SensorRules
-from tcppc.values import network
 from tcppc.watch.watcher import Watch
 from tcppc.watching import open_watches
 
 # A write(2) or fsync(2) on a slow disk may take seconds; a writer that is held up longer is not well.
 WRITER_STUCK_SECONDS = 30.0
+# Longer than a busy disk takes: worth a word.
+STUCK_SECONDS = 5.0
+# Of what is not well, the status line names so many.
+MOST_TOLD = 3
 
 
 @dataclass
@@ -52,6 +52,8 @@ class Sensor:
     file: DataFile | None
     keeper: Keeper | None
     ledger: Ledger | None
+    spill: Spill
+    syncer: Syncer
     tcp: list[TCPServer]
     udp: list[UDPServer]
     rules: SensorRules
@@ -61,18 +63,49 @@ class Sensor:
     engine: Engine | None = None
     metrics: Metrics | None = None
 
+    def adopt(self, config: Config) -> None:
+        """This configuration is in force from now on."""
+        self.config = config
+
     @property
     def servers(self) -> list[TCPServer | UDPServer]:
         return [*self.tcp, *self.udp]
 
     def well(self) -> bool:
-        """Do all listeners answer, and does the writer turn?"""
-        return (
-            time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
-            and all(server.answers() for server in self.servers)
-            and (self.prober is None or self.prober.well())
-            and all(watch.well() for watch in self.watches)
-        )
+        """Do all listeners answer, does the writer turn, and does each helper thread do its work?"""
+        return not self.unwell()
+
+    def unwell(self) -> list[str]:
+        """What is not well, a line each."""
+        said = [f"writer: {self._held_up()}"] if self._held_up() else []
+        said += [f"listener {_named(server)}: nobody waits there" for server in self.servers if not server.answers()]
+        if self.prober:
+            said += [f"listener {kind} {name}: no answer to a probe" for kind, name in self.prober.not_answering()]
+        return said + unwell(self.supervised())
+
+    def _held_up(self) -> str:
+        """Why the writer does not get on; empty where it does."""
+        seconds, where = self.writer.stuck()
+        if where and seconds >= WRITER_STUCK_SECONDS:
+            return f"writing to {where} has not returned for {seconds:.0f} s"
+        seconds = time.monotonic() - self.writer.turned
+        return f"held up for {seconds:.0f} s" if seconds >= WRITER_STUCK_SECONDS else ""
+
+    def supervised(self) -> list[Supervised]:
+        """Helper threads, which are started again where they fail."""
+        parts = [self.keeper, self.prober, self.metrics, *self.watches]
+        found = [part.thread for part in parts if part]
+        return found + (self.engine.all_threads() if self.engine else [])
+
+    def threads_up(self) -> dict[str, bool]:
+        """By name: does it do its work?"""
+        return {thread.name: thread.well for thread in self.supervised()} | {"writer": not self._held_up()}
+
+    def lives(self) -> bool:
+        """Would a restart not make it better? A disk that hangs, or a listener that is busy, is no reason for one, and
+        a kill would cost all that waits."""
+        turning = self.writer.stuck()[0] > 0 or time.monotonic() - self.writer.turned < WRITER_STUCK_SECONDS
+        return turning and all(server.answers() for server in self.servers) and (not self.prober or self.prober.well())
 
     def listener_changed(self, kind: str, name: str, alive: bool) -> None:
         """A probe found that a listener died, or lives again."""
@@ -89,157 +122,125 @@ class Sensor:
         now, accepted = time.monotonic(), self.books.accepted
         rate = (accepted - before[1]) / max(1e-3, now - before[0])
         line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.books.recorded} recorded"
+        if (seconds := self.writer.stuck()[0]) > STUCK_SECONDS:
+            line += f"; WRITING HANGS for {seconds:.0f} s: nothing is recorded meanwhile"
+        if wrong := self.unwell():
+            more = f" and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+            line += f"; NOT WELL: {'; '.join(wrong[:MOST_TOLD])}{more}"
         return line, (now, accepted)
 
 
-def personas(config: Config) -> Personas | None:
-    """What is said back, None for nothing. ConfigError for a persona that is none."""
-    given = config.personas
+def _named(server: TCPServer | UDPServer) -> str:
+    return f"{'TCP' if isinstance(server, TCPServer) else 'UDP'} {server.name}"
+
+
+def sinks(config: Config, books: Books, log: Log) -> list[tuple[str, Sink]]:
+    """Who is told of each session once it is recorded."""
+    found: list[tuple[str, Sink]] = []
+    if config.metrics.listen:
+        found.append(("metrics", books.tally))
+    if captures := captures_of(config, books, log):
+        found.append(("captures", captures.add))
+    return found
+
+
+def _open_log(config: Config, zone: Zone, books: Books) -> Log:
     try:
-        found = Personas(given.default, persona_table(given), given.folder, config.sensor)
-    except ValueError as problem:
-        where = f"{config.source}: " if config.source else ""
-        raise ConfigError(f"{where}[personas] {problem}") from None
-    return None if found.silent else found
-
-
-def captures_of(config: Config, books: Books, log: Log) -> Captures | None:
-    """thp's files, where they are asked for."""
-    given = config.files
-    if not given.captures and not given.session_dir:
-        return None
-    return Captures(given.captures, given.logtype, given.session_dir, Zone(config.tcppc.timezone), books, log)
-
-
-def use_personas(made: Sensor, found: Personas | None) -> None:
-    """For datagrams from now on; sessions have them in their terms."""
-    for server in made.udp:
-        server.personas = found if found and found.for_datagrams else None
-
-
-def terms(config: Config, context: ssl.SSLContext | None) -> Terms:
-    return Terms(
-        timeout=round(config.tcppc.timeout * 1e9),
-        duration=round(config.limits.duration * 1e9),
-        session_bytes=config.limits.session_bytes,
-        session_payloads=config.limits.session_payloads,
-        tls_mode=config.tls_mode,
-        context=context,
-        proxies=tuple(map(network, config.capture.proxy_protocol)),
-        personas=personas(config),
-    )
-
-
-def tls_context(config: Config, say: Callable[[str], None]) -> ssl.SSLContext | None:
-    """What TLS is answered with; None where it is off or, in mode auto, where no certificate can be had."""
-    if config.tls_mode == "off" or not config.capture.tcp:
-        return None
-    given = config.tcppc
-    if given.x509Cert:
-        try:
-            return tls.context([(given.x509Cert, given.x509Key)])
-        except ssl.SSLError as problem:
-            raise ConfigError(
-                f"-C {given.x509Cert} -K {given.x509Key}: {tls.reason(problem)}; expected a PEM certificate and its key"
-            ) from None
-        except OSError as problem:
-            raise ConfigError(
-                f"-C {given.x509Cert} -K {given.x509Key}: {problem.strerror}; expected two PEM files that can be read"
-            ) from None
-    folder = Path(config.capture.state_dir) if config.capture.state_dir else certificate.default_folder()
-    try:
-        return tls.context(certificate.pairs(folder))
-    except certificate.CertificateError as problem:
-        say(f"TLS is recognised but not answered: {problem}.")
-    except (ssl.SSLError, OSError) as problem:
-        say(
-            f"TLS is recognised but not answered: the certificates in {folder}: {problem}; "
-            "remove them to have new ones made."
-        )
-    return None
-
-
-def check(config: Config) -> None:
-    """ConfigError for what only a look at this machine can tell: certificates, names, packages."""
-    try:
-        if config.tcppc.x509Cert:
-            tls_context(config, lambda _: None)
-        sockets.resolve(config.tcppc.host)
-        personas(config)
-        acting.rules(config)
-        metrics.check(config)
-    except sockets.ListenError as problem:
-        raise ConfigError(str(problem)) from None
-    if os.path.basename(config.tcppc.tcpFileFmt) == LEDGER:
-        raise ConfigError(f"tcpFileFmt (-w) {config.tcppc.tcpFileFmt}: {LEDGER} is the ledger's name; expected another")
-    others = {os.path.abspath(path) for path in (config.tcppc.tcpFileFmt, config.tcppc.logFile) if path}
-    captures = config.files.captures
-    if captures and (
-        os.path.abspath(captures) in others or os.path.basename(captures) == LEDGER or os.path.isdir(captures)
-    ):
-        raise ConfigError(f"files.captures (--captures) {captures}: expected a file of its own")
-    if (
-        config.files.session_dir
-        and os.path.exists(config.files.session_dir)
-        and not os.path.isdir(config.files.session_dir)
-    ):
-        raise ConfigError(f"files.session_dir (--session-dir) {config.files.session_dir}: expected a folder")
-    if config.files.compress == "zstd":
-        try:
-            import zstandard  # noqa: F401
-        except ImportError:
-            raise ConfigError(
-                "files.compress = zstd: the package zstandard is missing: pip install 'tcppc[zstd]'"
-            ) from None
-
-
-def naming(config: Config) -> Naming:
-    given = config.tcppc
-    return Naming(given.tcpFileFmt, given.rotInt, given.rotOffset, Zone(given.timezone), config.files.file_bytes)
-
-
-def build(config: Config) -> Sensor:
-    """Everything that can fail, before anything runs. StartError or ConfigError with nothing left open but what
-    the process's end closes."""
-    check(config)
-    zone = Zone(config.tcppc.timezone)
-    try:
-        log = Log(zone, config.tcppc.logFile)
+        return Log(zone, config.tcppc.logFile, lambda lines: books.error("log_lines_lost", lines))
     except OSError as problem:
         raise StartError(f"Failed to open log file: {config.tcppc.logFile}: {problem.strerror}") from None
-    books = Books(config.limits)
-    intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
-    file = keeper = ledger = None
-    if pattern := config.tcppc.tcpFileFmt:
-        ledger = Ledger(pattern, zone, config.sensor, books, log)
-        file = DataFile(naming(config), log, lambda path: keeper.closed(path) if keeper else None, ledger)
-        keeper = Keeper(pattern, config.files.compress, config.files.keep_bytes, lambda: file.path, log, ledger.removed)
-    encoder = Encoder(zone, config.sensor, config.files.format)
-    captures = captures_of(config, books, log)
+
+
+def _state_folder(config: Config) -> Path | None:
     try:
-        writer = Writer(intake, books, log, encoder, file, config.tcppc.maxFdNum, ledger)
+        return folders.state(config.capture.state_dir)
+    except folders.NoFolder:  # as of a number without a name: what would be kept there is not
+        return None
+
+
+def _ledger_folder(config: Config) -> tuple[Path | None, bool]:
+    """(where the ledger stands, is the data file a stream): beside the data files; of a stream or a device, which have
+    no place beside them, in the state folder."""
+    pattern = config.tcppc.tcpFileFmt
+    if is_standard_output(pattern) or pattern.startswith(("/dev/", "/proc/")):
+        state = _state_folder(config)
+        return state / "stream" if state else None, True
+    return fixed_folder(pattern), False
+
+
+def _claim(ledger: Ledger, stream: bool, log: Log) -> bool:
+    """Take the folder; StartError where another sensor has it. False for a stream, which goes without a ledger then."""
+    try:
+        ledger.claim()
+    except LedgerInUse as problem:
+        if not stream:
+            raise StartError(str(problem)) from None
+        log(f"{problem}; this one keeps none.")
+        return False
+    return True
+
+
+def build(config: Config) -> tuple[Sensor, Prepared]:
+    """Everything that can fail, before anything runs. StartError or ConfigError with nothing left open but what
+    the process's end closes."""
+    notes: list[str] = []
+    prepared = prepare(config, notes.append)
+    zone = prepared.zone
+    books = Books(config.limits)
+    log = _open_log(config, zone, books)
+    intake = Intake(talkative=not config.capture.quiet, steps=config.files.record == "events")
+    syncer = Syncer(log, books.error)
+    file = ledger = folder = None
+    # Always there: a reload may bring files that it has to bound.
+    keeper = Keeper(
+        keeping(config, bool(config.tcppc.tcpFileFmt)),
+        lambda: file.path if file else "",
+        log,
+        books.error,
+        lambda *went: ledger.removed(*went) if ledger else None,
+    )
+    if pattern := config.tcppc.tcpFileFmt:
+        folder, stream = _ledger_folder(config)
+        if folder:
+            ledger = Ledger(pattern, zone, config.sensor, books, log, folder, _state_folder(config))
+            ledger = ledger if _claim(ledger, stream, log) else None
+        else:
+            log("The ledger of a stream has no folder: capture.state_dir takes one; none is kept.")
+        file = DataFile(prepared.naming, log, keeper.closed, ledger, syncer)
+    spill = Spill(folder, config.limits.spill, books, log)
+    try:
+        writer = Writer(intake, books, log, prepared.encoder, file, config.tcppc.maxFdNum, sinks(config, books, log))
     except (OSError, ValueError) as problem:
         raise StartError(
             f"Failed to set maximum number of file descriptors: {config.tcppc.maxFdNum}: {problem}"
         ) from None
-    writer.captures = captures
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
-    context = tls_context(config, log)
-    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, [], [], SensorRules(log))
+    log.write(notes)
+    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, spill, syncer, [], [], SensorRules(log))
+    try:
+        _open(made, prepared)
+    except BaseException:
+        if ledger:
+            ledger.release()
+        raise
+    return made, prepared
+
+
+def _open(made: Sensor, prepared: Prepared) -> None:
+    """What listens and watches, and what acts upon it."""
+    config, log = made.config, made.log
     if config.rules.mode == "redirect":
         made.origin = Origin(log)
-    conditions = terms(config, context)
-    open_sockets(made, conditions)
-    use_personas(made, conditions.personas)
+    open_sockets(made, prepared.terms)
+    for server in made.udp:
+        server.set_personas(prepared.for_datagrams)
     open_watches(made)
-    made.engine = acting.build(made)
+    made.engine = acting.build(made, prepared.actions)
     acting.use(made)
     made.metrics = metrics.build(made)
-    writer.metered = made.metrics is not None
-    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look)
+    made.prober = Prober(made.tcp, made.udp, log, made.listener_changed, made.rules.look, made.books.error)
     _say_missing(made)
-    return made
 
 
 def _say_settings(config: Config, log: Log, descriptors: int, sessions: int) -> None:
@@ -275,14 +276,3 @@ def _say_missing(made: Sensor) -> None:
             f"The UDP buffer is {made.udp[0].buffer} bytes, not {wanted}: it needs CAP_NET_ADMIN, or "
             f"net.core.rmem_max raised. To grant it: {grant}."
         )
-
-
-def needed(config: Config) -> tuple[str, ...]:
-    """Capabilities that the sensor uses, where it has them, once its sockets are open."""
-    wanted: tuple[str, ...] = capabilities.FILES
-    said = personas(config)
-    answers = said is not None and said.for_datagrams and config.capture.udp
-    blocks = any(action.block for action in config.action)
-    if config.capture.rules or config.rules.mode == "redirect" or answers or blocks:
-        wanted = (*wanted, "CAP_NET_ADMIN")
-    return (*wanted, "CAP_NET_BIND_SERVICE") if answers else wanted

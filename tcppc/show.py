@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import IO, Any
 
 from tcppc import clock, log, records
 from tcppc.capture.files import LEDGER
+from tcppc.text import harmless, raw
 
 # A record of the default bounds is 22 MB of base64 and the frame of 65,536 payloads, some 6 MB more.
 MOST_LINE = 256 << 20
@@ -64,11 +66,24 @@ def _flow_of_scan(scan: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's data files, the oldest first."""
-    if not path.is_dir():
+    """The file itself, or a folder's data files, the oldest first. OSError where that cannot be looked at."""
+    status = _status(path)
+    if status is None or not stat.S_ISDIR(status.st_mode):
         return [path]
-    found = [item for item in path.iterdir() if item.suffix in ENDINGS and item.name != LEDGER]
-    return sorted((item for item in found if item.is_file()), key=lambda item: (item.stat().st_mtime, item.name))
+    found = []
+    for name in os.listdir(path):
+        item = path / name
+        if item.suffix in ENDINGS and name != LEDGER and (status := _status(item)) and stat.S_ISREG(status.st_mode):
+            found.append((status.st_mtime, name, item))
+    return [item for _, _, item in sorted(found)]
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None for what is not there. (Path.is_dir and its like hide in some Pythons what may not be looked at, too.)"""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 class DataError(Exception):
@@ -98,6 +113,12 @@ def damage() -> tuple[type[Exception], ...]:
     return kinds
 
 
+def data_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines, as long as one may be; of a longer one the pieces, which are no records."""
+    while line := file.readline(MOST_LINE):
+        yield line
+
+
 def read_files(
     paths: list[Path],
     progress: Callable[[int], None] = lambda size: None,
@@ -107,7 +128,7 @@ def read_files(
     be read; the next one goes on. `progress` is told of each line's bytes."""
 
     def counted(file: IO[bytes]) -> Iterator[bytes]:
-        while line := file.readline(MOST_LINE):
+        for line in data_lines(file):
             progress(len(line))
             yield line
 
@@ -126,14 +147,19 @@ def read_files(
 
 class Tail:
     """What is appended to files from now on, across rotations: a folder's new files from their start, and a file
-    that was replaced by another one of its name. `poll` reads whole lines only."""
+    that was replaced by another one of its name. `poll` reads whole lines only. `trouble` is told once, in one line, of
+    each file that cannot be read; DataError where none of those that are there can."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], trouble: Callable[[str], None] = lambda line: None) -> None:
         self._paths = paths
+        self._trouble = trouble
+        self._told: set[Path] = set()
         self._at: dict[tuple[int, int], int] = {}
         self._part: dict[tuple[int, int], bytes] = {}
         self._open: dict[tuple[int, int], IO[bytes]] = {}
         self._look(from_end=True)
+        if self._told and not self._open:
+            raise DataError("none of these files can be read: nothing would ever be shown")
 
     def _look(self, from_end: bool) -> None:
         for given in self._paths:
@@ -142,7 +168,12 @@ class Tail:
                     continue
                 try:
                     file = path.open("rb")
-                except OSError:  # rotated away this moment, or not made yet: the next look finds it
+                except FileNotFoundError:  # rotated away this moment, or not made yet: the next look finds it
+                    continue
+                except OSError as problem:
+                    if path not in self._told:
+                        self._told.add(path)
+                        self._trouble(f"{path}: cannot be read: {problem.strerror}")
                     continue
                 status = os.fstat(file.fileno())
                 key = (status.st_dev, status.st_ino)
@@ -167,9 +198,13 @@ class Tail:
                 del self._open[key]
 
 
-def follow(paths: list[Path], keep_on: Callable[[], bool] = lambda: True) -> Iterator[dict[str, Any] | None]:
-    """Records as they come, until `keep_on()` is false."""
-    tail = Tail(paths)
+def follow(
+    paths: list[Path],
+    keep_on: Callable[[], bool] = lambda: True,
+    trouble: Callable[[str], None] = lambda line: None,
+) -> Iterator[dict[str, Any] | None]:
+    """Records as they come, until `keep_on()` is false; `trouble` as of a Tail."""
+    tail = Tail(paths, trouble)
     while keep_on():
         yield from tail.poll()
         time.sleep(FOLLOW_SECONDS)
@@ -177,7 +212,7 @@ def follow(paths: list[Path], keep_on: Callable[[], bool] = lambda: True) -> Ite
 
 def safe(text: object) -> str:
     """Any value as one line that does nothing to a terminal."""
-    return log.quote(str(text).encode("utf-8", "surrogateescape"))[1:-1]
+    return log.quote(raw(str(text)))[1:-1]
 
 
 def looks_like_text(data: bytes) -> bool:
@@ -256,4 +291,5 @@ def show(record: dict[str, Any], most: int = 4096) -> Iterator[str]:
             given = "" if is_reply else f"; --raw {safe(record.get('id', ''))} gives them all"
             yield f"{margin}... {len(data) - most} bytes more{given}"
     for tried in record.get("credentials") or []:
-        yield f"    tried: user {safe(tried['user'])}, password {safe(tried['password'])}"
+        user, password = (harmless(tried[key]) for key in ("user", "password"))
+        yield f"    tried: user {user}, password {password}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 _quote = json.encoder.encode_basestring_ascii
 
@@ -22,6 +23,17 @@ class Spoken:
     credentials: list[tuple[str, str]] = field(default_factory=list)
     ssh: dict[str, str] | None = None
     error: str = ""
+    stowed: Any = None  # replies before those in `replies`, which are not in memory: a records.Stowed
+
+    @property
+    def count(self) -> int:
+        """How many replies there are."""
+        return len(self.replies) + (self.stowed.count if self.stowed else 0)
+
+    def all_replies(self) -> Iterator[tuple[int, bytes, int]]:
+        if self.stowed:
+            yield from self.stowed
+        yield from self.replies
 
 
 def reply(index: int, when: str, data: bytes, after: int) -> str:
@@ -45,7 +57,14 @@ def found(spoken: Spoken | None) -> str:
 
 def said(spoken: Spoken | None, stamp: Callable[[int], str]) -> str:
     """The record's replies, with their comma before."""
-    if spoken is None or not spoken.replies:
-        return ""
-    lines = (reply(index, stamp(instant), data, after) for index, (instant, data, after) in enumerate(spoken.replies))
-    return f',"replies":[{",".join(lines)}]'
+    return "".join(said_in_pieces(spoken, stamp))
+
+
+def said_in_pieces(spoken: Spoken | None, stamp: Callable[[int], str]) -> Iterator[str]:
+    """As `said`, a piece for each reply."""
+    if spoken is None or not spoken.count:
+        return
+    for index, (instant, data, after) in enumerate(spoken.all_replies()):
+        yield "," if index else ',"replies":['
+        yield reply(index, stamp(instant), data, after)
+    yield "]"

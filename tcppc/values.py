@@ -7,6 +7,7 @@ with what would be right, in words that end the sentence "expected …".
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -25,6 +26,10 @@ def text(value: Any) -> str:
         raise ValueError('text in quotes, such as "text"')
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ValueError("text without control characters")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half of a pair of UTF-16, as "\\ud800" is
+        raise ValueError("text of whole characters") from None
     return value
 
 
@@ -84,6 +89,32 @@ def size(low: int, high: int = 1 << 50) -> Converter:
     return convert
 
 
+def size_text(count: int) -> str:
+    """Bytes for people: "512 bytes", "1.5 MiB", "10.0 GiB"."""
+    if count < 1024:
+        return f"{count} bytes"
+    value, unit = float(count), 0
+    while value >= 1024 and unit < 4:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.1f} {' KMGT'[unit]}iB"
+
+
+def free_space(value: Any) -> str | int:
+    """Bytes as `size` takes them, a share of a disk as text such as "5%", or "" for "decide by itself"."""
+    if value == "":
+        return ""
+    if isinstance(value, str) and (share := re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s*%", value.strip())):
+        if 0 < float(share[1]) <= 50:
+            return f"{float(share[1]):g}%"
+    else:
+        try:
+            found: int = size(0)(value)
+            return found
+        except ValueError:  # the words below say more
+            pass
+    raise ValueError('a size such as "2GiB", a share of the disk from "1%" to "50%", 0 for none, or "" for the default')
+
+
 def duration(low: float, high: float) -> Converter:
     """Seconds: a number, or text such as "90s", "10m", "1h", "7d"."""
 
@@ -100,7 +131,7 @@ def duration(low: float, high: float) -> Converter:
     return convert
 
 
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})")
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\[\]\s]+)?)\]|([^\[\]:/\s]+)):(\d{1,5})")
 
 
 def host_and_port(value: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Callable, Sequence
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 # How long a test waits for something that must happen; long, since nothing passes by waiting.
-PATIENCE = 30.0
+PATIENCE = 60.0
+# RLIMIT_FSIZE stands in for a full disk: the next file must not follow.
+FULL = "from tcppc.capture.writer import Writer; Writer._roll = lambda self, problem: False"
 
 
 def wait_until(happened: Callable[[], Any], what: str) -> Any:
@@ -28,6 +31,14 @@ def wait_until(happened: Callable[[], Any], what: str) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+
+
+def reachable(folder: Path) -> None:
+    """For another user too: pytest's folders are for its own alone."""
+    for parent in folder.parents:
+        if parent == Path(tempfile.gettempdir()):
+            return
+        parent.chmod(0o755)
 
 
 # Does what a service manager does before it starts a program with sockets: descriptors from 3 on, and who is meant.

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcppc.capture.books import SESSION_CHARGE, Books, source_key
+from tcppc.capture.books import SESSION_CHARGE, Books, Source, source_key
 from tcppc.sections import Limits
 
 
@@ -16,38 +16,42 @@ def test_a_source_is_an_ipv4_address_or_an_ipv6_64() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60), st.integers(1, 6), st.integers(0, 4))
 def test_the_books_balance_whatever_comes_and_goes(steps: list[tuple[str, bool]], most: int, per_source: int) -> None:
     books = Books(Limits(sessions=most, sessions_per_source=per_source, memory=20 * SESSION_CHARGE))
-    inside: list[tuple[str, str]] = []
+    inside: list[tuple[Source, str]] = []
     for source, comes in steps:
         if comes:
             before = books.open
-            bound = books.enter(source)
-            inside.append((source, bound))
+            bound, entered = books.enter(source)
+            inside.append((entered, bound))
             if before >= most:
                 assert bound in ("sessions", "memory")
-            elif sum(1 for name, _ in inside[:-1] if name == source) >= books.max_source:
+            elif sum(1 for name, _ in inside[:-1] if name.key == source) >= books.max_source:
                 assert bound in ("sessions_per_source", "memory")
         elif inside:
             name, bound = inside.pop()
             books.leave(name)
             if bound != "memory":
-                books.give(SESSION_CHARGE)
+                books.give(SESSION_CHARGE, name)
         assert books.open == len(inside)
     for name, bound in inside:
         books.leave(name)
         if bound != "memory":
-            books.give(SESSION_CHARGE)
+            books.give(SESSION_CHARGE, name)
     assert (books.open, books.held) == (0, 0)
-    assert books._sources == {}
+    assert len(books._shares) == 0
 
 
 def test_memory_is_never_held_over_its_bound() -> None:
     books = Books(Limits(memory=100_000))
-    taken = sum(1000 for _ in range(200) if books.take(1000))
-    assert taken == books.held == 100_000
-    assert not books.datagram(1)
+    bulk = sum(1000 for _ in range(200) if books.take(1000))
+    first = sum(1000 for _ in range(200) if books.take(1000, small=True))
+    assert (bulk, bulk + first) == (75_000, 93_000)  # 12 and 15 sixteenths
+    entered = [books.enter("x")[0] for _ in range(10)]
+    assert entered == [""] * 6 + ["memory"] * 4
+    assert books.held <= 100_000
+    assert books.datagram(1, "192.0.2.1") is False
     assert books.dropped["memory"] == 1
     books.scarce = "disk"
-    assert books.enter("x") == "disk"
+    assert books.enter("x")[0] == "disk"
 
 
 def test_the_summary_names_what_is_not_zero() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,131 @@ def test_one_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
     kept.add(sessions)
     assert len(list((tmp_path / "sessions").iterdir())) == 4
     assert (tmp_path / "captures").read_text().count("SID=") == 4
+
+
+def test_a_session_that_is_not_all_in_memory_is_copied_whole(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    sensor = start("-q", "--session-dir", str(folder))
+    sent = os.urandom(3 << 20)
+    sensor.send(sent)
+    sensor.records(1)
+    assert sensor.stop() == 0
+    (kept,) = folder.iterdir()
+    assert kept.read_bytes() == sent
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def link(path: Path) -> None:
+    path.with_name("precious").write_bytes(b"precious")
+    path.symlink_to(path.with_name("precious"))
+
+
+def link_to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to(path.with_name("pipe"))
+
+
+def device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+
+OTHERS: dict[Callable[[Path], None], str] = {
+    fifo: "a FIFO stands there; expected a regular file",
+    folder: "a folder stands there; expected a regular file",
+    link: "a symbolic link stands there; expected a regular file",
+    link_to_a_fifo: "a symbolic link stands there; expected a regular file",
+    device: "a device stands there; expected a regular file",
+}
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.__name__)
+def test_what_is_no_regular_file_is_neither_followed_nor_waited_for(
+    start: Start, tmp_path: Path, other: Callable[[Path], None]
+) -> None:
+    """It came while the sensor ran; a start refuses it."""
+    log = tmp_path / "thp" / "captures"
+    sensor = start("--captures", str(log))
+    sensor.send(b"first")
+    wait_until(log.exists, "the log")
+    log.unlink()
+    other(log)
+    sensor.send(b"second")
+    sensor.said(f"Failed to write captures: {log}: {OTHERS[other]} (1 times so far)")
+    sensor.send(b"third")
+    assert len(sensor.records(3)) == 3
+    if other is link:
+        assert (tmp_path / "thp" / "precious").read_bytes() == b"precious"
+    if other is folder:
+        log.rmdir()
+    else:
+        log.unlink()
+    sensor.send(b"fourth")
+    wait_until(lambda: log.exists() and "SID=" in log.read_text(), "the log again")
+    assert sensor.stop() == 0
+    other_once_more = log.with_name("captures-2")
+    if other is not link_to_a_fifo:
+        other(other_once_more)
+        done = tcppc("check", "--captures", str(other_once_more))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "expected a file of its own" in done.stderr
+
+
+def test_a_log_that_is_full_makes_way_for_a_new_one(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[files]\ncaptures_bytes = 1000\n", encoding="ascii")
+    log = tmp_path / "captures"
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), "--captures", str(log))
+    for number in range(60):
+        sensor.send(b"x" * number)
+        sensor.records(number + 1)
+    assert sensor.stop() == 0
+    assert {path.name for path in tmp_path.glob("captures*")} == {"captures", "captures.1"}
+    lines = [line for name in ("captures.1", "captures") for line in (tmp_path / name).read_text().splitlines()]
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.glob("captures*"))
+    assert [int(line.rpartition("BYTES=")[2]) for line in lines] == list(range(60))[-len(lines) :]
+
+
+@pytest.mark.parametrize("other", [fifo, folder, link], ids=lambda other: other.__name__)
+def test_a_full_log_replaces_nothing_but_a_log(tmp_path: Path, other: Callable[[Path], None]) -> None:
+    said: list[str] = []
+    made = Captures(str(tmp_path / "captures"), "single", "", Zone("UTC"), Books(Limits()), said.append, 200)
+    other(tmp_path / "captures.1")
+    for number in range(5):
+        made.add([session(START + number)])
+    full = f"{tmp_path}/captures.1: no regular file; {tmp_path}/captures is full and cannot be moved there"
+    assert said == [f"Failed to write captures: {full} (1 times so far); the data file has them."]
+    assert (tmp_path / "captures").stat().st_size <= 200
+    assert other is not link or (tmp_path / "precious").read_bytes() == b"precious"
+
+
+LIMITED = """
+import resource, sys
+from tcppc.capture.books import Books
+from tcppc.capture.captures import Captures
+from tcppc.clock import Zone
+from tcppc.records import Session
+from tcppc.sections import Limits
+resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))
+made = Captures("captures", "single", "sessions", Zone("UTC"), Books(Limits()), print, 0)
+for number in range(4):
+    made.add([Session("tcp", "192.0.2.1", 1, "192.0.2.2", 2, number * 1000, [(0, b"x" * 100 * number)], 1)])
+"""
+
+
+def test_a_file_size_limit_is_named_and_leaves_no_half_lines(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.stdout == (
+        "Failed to write captures: sessions/03.silent: the file size limit (ulimit -f) is 250 bytes (1 times so far); "
+        "the data file has them.\n"
+    )
+    assert [line[-8:] for line in (tmp_path / "captures").read_text().splitlines()] == [" BYTES=1"] * 3
+    assert sorted(path.stat().st_size for path in (tmp_path / "sessions").iterdir()) == [0, 100, 200]

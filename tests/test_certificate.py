@@ -67,12 +67,3 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(certificate.CertificateError, match=r"pip install 'tcppc\[tls\]', or give -C and -K"):
         certificate.pairs(tmp_path)
-
-
-def test_the_folder_is_systemds_then_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}:/other")
-    assert certificate.default_folder() == tmp_path
-    monkeypatch.delenv("STATE_DIRECTORY")
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_STATE_HOME", "/x/state")
-    assert certificate.default_folder() == Path("/x/state/tcppc")

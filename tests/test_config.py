@@ -113,7 +113,7 @@ def test_what_is_wrong_is_one_line_with_file_key_and_value(tmp_path: Path, text:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, complaint in [
         (str(tmp_path / "none.toml"), "cannot be read: No such file"),
-        (str(tmp_path), "cannot be read: Is a directory"),
+        (str(tmp_path), "is a folder; expected a plain file"),
     ]:
         with pytest.raises(config.ConfigError, match=complaint):
             config.load(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, tcppc, wait_until
+from tests.harness import FULL, PATIENCE, Sensor, payload, tcppc, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -171,7 +171,7 @@ def let_grow_by(sensor: Sensor, count: int) -> None:
 
 
 def test_a_full_disk_holds_sessions_until_there_is_room(start: Start) -> None:
-    sensor = start("-q")
+    sensor = start("-q", patch=FULL)
     let_grow_by(sensor, 100)  # the next write is cut in the middle of a line
     for index in range(30):
         sensor.send(b"held %d" % index)
@@ -188,7 +188,7 @@ def test_a_full_disk_holds_sessions_until_there_is_room(start: Start) -> None:
 
 def test_what_a_full_disk_makes_it_drop_is_counted(start: Start, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('[limits]\nmemory = "64KiB"\n', encoding="ascii")
-    sensor = start("-q", "-c", str(tmp_path / "c.toml"))
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), patch=FULL)
     let_grow_by(sensor, 0)
     for _ in range(200):
         sensor.send(b"y" * 100)
@@ -203,12 +203,12 @@ def test_what_a_full_disk_makes_it_drop_is_counted(start: Start, tmp_path: Path)
 
 
 def test_a_disk_that_stays_full_ends_with_1_and_says_what_is_lost(start: Start) -> None:
-    sensor = start("-q")
+    sensor = start("-q", patch=FULL)
     let_grow_by(sensor, 0)
     sensor.send(b"never")
     sensor.said("holding it until it can be written")
     assert sensor.stop() == 1
-    assert "1 sessions are lost" in sensor.log
+    assert "1 sessions with 5 bytes are lost" in sensor.log
     assert "1 dropped (disk)" in sensor.log
 
 
@@ -439,5 +439,7 @@ def test_the_soft_limit_of_descriptors_goes_to_the_hard_one_and_to_what_r_asks(s
     def low() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 900))
 
-    assert resource.prlimit(start(preexec=low).process.pid, resource.RLIMIT_NOFILE) == (900, 900)
+    first = start(preexec=low)
+    assert resource.prlimit(first.process.pid, resource.RLIMIT_NOFILE) == (900, 900)
+    first.stop()
     assert resource.prlimit(start("-R", "500", preexec=low).process.pid, resource.RLIMIT_NOFILE)[0] == 500

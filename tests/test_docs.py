@@ -15,7 +15,7 @@ ALL_IS_WELL = (
     "Server Mode: ", "Listen: ", "Start ", "Sessions: ", "Exit.", "Reloaded.", "Maximum number of file descriptors: ",
     "Timezone: ", "Timeout: ", "Session data file: ", "Certificate: ", "Create directories: ",
     "Created a session file: ", "Wrote ", "Passed by the service manager: ", "Listening on ", "Bound",
-    "Connection received on ", "Rules: taken away.", "Capabilities: ", "Watch: ", "Metrics: http",
+    "Connection received on ", "Rules: taken away.", "Capabilities: ", "Watch: ", "Metrics: http", "Disk: ",
 )  # fmt: skip
 
 

@@ -750,3 +750,23 @@ def test_check_warns_of_a_command_that_is_not_there(tmp_path: Path) -> None:
     done = tcppc("check", *configured(tmp_path, '[[action]]\ncommand = ["/no/such", "x"]\n'))
     assert done.returncode == 0
     assert "action 1: /no/such: there is no such command" in done.stderr
+
+
+def test_a_session_that_is_not_all_in_memory_is_matched_from_its_first_byte_on(acting: Any, tmp_path: Path) -> None:
+    """And what acts on one piece gets that piece, and not all that came before it."""
+    sensor = acting(
+        f'[[action]]\non = "end"\nmatch = "^first"\ncommand = "cat > {tmp_path}/end"\n'
+        f'[[action]]\non = "payload"\nmatch = "last$"\ncommand = "cat > {tmp_path}/piece"\n'
+    )
+    with sensor.connect() as sock:
+        sock.sendall(b"first" + b"x" * (4 << 20))
+        time.sleep(0.5)
+        sock.sendall(b"last")
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(4096):
+            pass
+    wait_until(lambda: sensor.log.count("exit code 0") >= 2, "both commands")
+    (record,) = sensor.records(1)
+    assert json.loads((tmp_path / "end").read_text()) == record
+    assert [piece["data"] for piece in json.loads((tmp_path / "piece").read_text())["payloads"]] == ["bGFzdA=="]
+    assert sensor.stop() == 0

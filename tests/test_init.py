@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pwd
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import lacking
 from tests.harness import payload, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -163,30 +163,13 @@ def test_anything_else_is_a_usage_line(service: Service) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def open_python() -> str:
-    """A Python that the user nobody may run too."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        plain = ["setpriv", "--reuid", "nobody", "--clear-groups", "--inh-caps", "-all", "--bounding-set", "-all"]
-        # By way of a shell: setpriv itself may still open what its user may not.
-        look = f'{python} -c "import sys; sys.exit(sys.version_info < (3, 10))"'
-        command = [*plain, "sh", "-c", f"{look}; exit $?"]
-        if os.path.exists(python) and subprocess.run(command, check=False, capture_output=True).returncode == 0:
-            return python
-    pytest.skip("needs a Python that the user nobody may run")
-
-
 def test_as_root_it_runs_as_its_user_and_gives_its_two_capabilities_back(tmp_path: Path) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("changing the user needs root and setpriv (util-linux)")
     # pytest's own folders are closed to other users, and so may be this project's and this Python's.
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    for name in ("tcppc", "toml", "pytz"):
-        spec = importlib.util.find_spec(name)
-        assert spec
-        assert spec.origin
-        shutil.copytree(Path(spec.origin).parent, folder / "packages" / name)
-    service = Service(folder, "nobody", open_python(), folder / "packages")
+    service = Service(folder, "nobody", lacking.open_python(), lacking.copied_packages(folder))
     try:
         done = service("start")
         assert done.returncode == 0, done.stderr + service.log.read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from tcppc.capture.ledger import Ledger, in_use
 from tcppc.clock import Zone
 from tcppc.sections import Limits
 from tests.conftest import Start
+from tests.harness import wait_until
 
 
 class Desk:
@@ -61,12 +62,13 @@ def test_lines_that_the_disk_does_not_take_wait_and_come_in_order(tmp_path: Path
     desk.ledger.begin()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:  # room for half a line
+        wait_until(lambda: desk.path.exists() and len(desk.lines()) == 1, "the first line")
         resource.setrlimit(resource.RLIMIT_FSIZE, (desk.path.stat().st_size + 40, hard))
         desk.ledger.opened(str(tmp_path / "a"), 1)
         desk.ledger.opened(str(tmp_path / "b"), 2)
+        wait_until(lambda: desk.said, "the failure to be told")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [line["event"] for line in desk.lines()] == ["start"]
     assert [line.split(":")[0] for line in desk.said] == ["Failed to write the ledger"]
     desk.ledger.end()
     assert [line.get("file", line["event"]) for line in desk.lines()] == ["start", "a", "b", "stop"]
@@ -79,17 +81,20 @@ def test_lines_that_wait_are_bounded_and_those_lost_are_counted(
     (tmp_path / "ledger.jsonl").mkdir()
     desk = Desk(tmp_path)
     for _ in range(15):
-        desk.ledger.begin()
+        desk.ledger.opened(str(tmp_path / "d"), 0)
     desk.ledger.end()
     assert desk.books.errors == {"ledger_lines_lost": 6}
-    assert desk.said[-1] == "10 lines of the ledger could not be written and are lost."
+    assert desk.said[-1] == "10 lines of the ledger could not be written and are lost (there is no state folder)."
 
 
 def test_a_half_line_of_a_crash_is_ended_first(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_bytes(b'{"timestamp":"20')
-    Desk(tmp_path).ledger.begin()
-    half, whole, empty = (tmp_path / "ledger.jsonl").read_bytes().split(b"\n")
+    ledger = Desk(tmp_path).ledger
+    ledger.begin()
+    ledger.end()
+    half, whole, stop, empty = (tmp_path / "ledger.jsonl").read_bytes().split(b"\n")
     assert (half, json.loads(whole)["event"], empty) == (b'{"timestamp":"20', "start", b"")
+    assert json.loads(stop)["event"] == "stop"
 
 
 def test_a_mark_says_from_time_to_time_how_things_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,3 +30,32 @@ def test_the_soft_limit_is_raised(wanted: int, expected: str) -> None:
 def test_the_limit_of_this_process_is_told() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert limits.raise_nofile(soft) == soft
+
+
+REACHED = """
+import os, resource, sys
+from tcppc.capture.limits import why
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+print(os.write(fd, bytes(2000)))
+try:
+    os.write(fd, bytes(1000))
+except OSError as problem:
+    print(why(problem))
+"""
+
+
+def test_the_file_size_limit_is_named_where_it_is_reached(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", REACHED, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout == "1000\nthe file size limit (ulimit -f) is 1000 bytes\n"
+
+
+def test_an_error_has_words_whatever_it_is() -> None:
+    assert limits.why(OSError(28, "No space left on device", "/x")) == "No space left on device"
+    assert (
+        limits.why(OSError(27, "File too large")) == "File too large"
+    )  # of the file system: this process has no limit
+    assert limits.why(OSError("Not a gzipped file")) == "Not a gzipped file"
+    assert limits.why(OSError()) == "OSError"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcppc.clock import Zone
-from tcppc.log import SHOWN_BYTES, Log, quote
+from tcppc.log import SHOWN_BYTES, Log, Seldom, quote
 
 
 # Each pair was printed by Go's fmt.Printf("%q") of that []byte.
@@ -40,20 +40,42 @@ def test_a_long_payload_is_cut_in_the_log() -> None:
     assert quote(b"A" * (SHOWN_BYTES + 1)) == '"' + "A" * SHOWN_BYTES + '"...'
 
 
-def test_a_reader_that_does_not_read_costs_lines_and_no_time() -> None:
+def into_pipe() -> tuple[int, int, Log]:
+    """(reading end, writing end, a log with its thread)."""
     reader, writer = os.pipe()
     log = Log(Zone("UTC"))
-    log._fd = writer
-    log._look()
-    line = "x" * 200
-    for _ in range(1000):  # three times what a pipe holds; a write that waited would hang here
+    log._fd, log._regular = writer, False
+    log.start()
+    return reader, writer, log
+
+
+def read_all(reader: int) -> tuple[threading.Thread, bytearray]:
+    held = bytearray()
+
+    def read() -> None:
+        while data := os.read(reader, 65536):
+            held.extend(data)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread, held
+
+
+def test_a_reader_that_does_not_read_costs_lines_and_no_time() -> None:
+    reader, writer, log = into_pipe()
+    line = "x" * 2000
+    for _ in range(5000):  # more than the pipe and the queue hold; a write that waited would hang here
         log(line)
     assert log.lost > 0
-    held = os.read(reader, 1 << 20).decode("ascii").splitlines()
-    assert len(held) + log.lost == 1000
-    assert all(text.endswith(line) for text in held)
-    os.close(reader)
+    assert log.drain(0.1) > 0
+    listener, held = read_all(reader)
+    assert log.drain(30) == 0
     os.close(writer)
+    listener.join()
+    os.close(reader)
+    lines = held.decode("ascii").splitlines()
+    assert len(lines) + log.lost == 5000
+    assert all(text.endswith(line) for text in lines)
 
 
 def test_a_full_log_disk_is_counted_and_raises_nothing() -> None:
@@ -79,50 +101,72 @@ def test_lines_begin_as_gos_log_lines_do() -> None:
 
 
 def test_many_threads_may_speak_at_once_into_a_pipe() -> None:
-    reader, writer = os.pipe()
-    log = Log(Zone("UTC"))
-    log._fd = writer
-    log._look()
-    problems: list[BaseException] = []
-    held = bytearray()
+    reader, writer, log = into_pipe()
+    listener, held = read_all(reader)
 
     def speak(name: int) -> None:
-        try:
-            for number in range(200):
-                log(f"thread {name} line {number}")
-        except BaseException as problem:
-            problems.append(problem)
+        for number in range(200):
+            log(f"thread {name} line {number}")
 
-    def read() -> None:
-        while data := os.read(reader, 65536):
-            held.extend(data)
-
-    listener = threading.Thread(target=read)
-    listener.start()
     speakers = [threading.Thread(target=speak, args=(name,)) for name in range(8)]
     for speaker in speakers:
         speaker.start()
     for speaker in speakers:
         speaker.join()
+    log.stop(30)
     os.close(writer)
     listener.join()
     os.close(reader)
-    assert problems == []
     lines = held.decode("ascii").splitlines()
-    assert len(lines) + log.lost == 1600
+    assert len(lines) == 1600
     assert all(re.fullmatch(r"\S+ \S+ thread \d line \d+", line) for line in lines)
 
 
-def test_a_line_longer_than_a_pipe_takes_at_once_never_waits_and_never_runs_into_the_next() -> None:
-    reader, writer = os.pipe()
-    log = Log(Zone("UTC"))
-    log._fd = writer
-    log._look()
-    for _ in range(20):
-        log("L" * 20_000)  # the pipe holds 65,536 bytes: a write that waited would hang here
+def test_a_line_longer_than_a_pipe_takes_at_once_comes_whole_or_not_at_all() -> None:
+    reader, writer, log = into_pipe()
+    for _ in range(500):
+        log("L" * 20_000)
     assert log.lost > 0
-    os.read(reader, 1 << 20)
+    listener, held = read_all(reader)
+    assert log.drain(30) == 0
     log("short")
-    assert re.fullmatch(r"\n\S+ \S+ short\n", os.read(reader, 65536).decode("ascii"))
-    os.close(reader)
+    log.stop(30)
     os.close(writer)
+    listener.join()
+    os.close(reader)
+    lines = held.decode("ascii").splitlines()
+    assert len(lines) + log.lost == 501
+    assert {len(line) for line in lines} == {20_020, 25}
+
+
+def test_a_fifo_without_a_reader_is_never_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    log = Log(Zone("UTC"), str(path))
+    log.start()
+    log("first")
+    log.reopen()
+    log("second")
+    log.stop(30)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    held = os.read(reader, 65536)
+    os.close(reader)
+    assert held.count(b"\n") == 2
+
+
+def test_standard_error_that_somebody_made_non_blocking_loses_no_line() -> None:
+    reader, writer, log = into_pipe()
+    os.set_blocking(writer, False)
+    for number in range(2000):
+        log(f"{number} {'x' * 100}")
+    listener, held = read_all(reader)
+    assert log.drain(30) == 0
+    os.close(writer)
+    listener.join()
+    os.close(reader)
+    assert (len(held.splitlines()), log.lost) == (2000, 0)
+
+
+def test_what_is_told_seldom_is_told_once_a_kind() -> None:
+    seldom = Seldom(3600)
+    assert [seldom.due("a"), seldom.due("a"), seldom.due("b"), seldom.due()] == [True, False, True, True]

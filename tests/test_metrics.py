@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -83,7 +82,9 @@ def test_the_numbers_are_those_of_the_ledger(start: Start, tmp_path: Path) -> No
 
 def test_health_tells_when_the_writer_is_held_up(start: Start) -> None:
     sensor = start("--metrics", "127.0.0.1:0", patch="import tcppc.sensor as s; s.WRITER_STUCK_SECONDS = -1")
-    assert get(f"{address(sensor)}/healthz") == (503, "not well: see the log\n")
+    code, text = get(f"{address(sensor)}/healthz")
+    assert code == 503
+    assert re.fullmatch(r"writer: held up for \d+ s\n", text)
     assert values(get(f"{address(sensor)}/metrics")[1])["tcppc_healthy"] == 0
     assert sensor.stop() == 0
 
@@ -184,7 +185,7 @@ def test_no_label_is_a_stranger_s(start: Start, net: Net, tmp_path: Path) -> Non
         "the scan in the metrics",
     )
     assert ATTACKER[0] not in text
-    assert "stranger" not in text
+    assert "stranger-bytes" not in text
     assert values(text)["tcpcap_processed_conns_total"] >= 4
     assert values(text)['tcppc_actions_total{result="run"}'] >= 1
     assert sensor.stop() == 0
@@ -198,26 +199,6 @@ def test_an_address_in_use_costs_the_metrics_alone(start: Start) -> None:
         sensor.send(b"x")
         assert len(sensor.records(1)) == 1
         assert sensor.stop() == 0
-
-
-def test_clients_that_dawdle_are_bounded(start: Start) -> None:
-    sensor = start("--metrics", "127.0.0.1:0", patch="import tcppc.metrics as m; m._Handler.timeout = 0.5")
-    port = int(address(sensor).rpartition(":")[2])
-    dawdling = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-    for sock in dawdling:
-        sock.settimeout(20)
-    ended = time.monotonic() + 20
-    for sock in dawdling:
-        while time.monotonic() < ended:
-            try:
-                if not sock.recv(100):
-                    break
-            except ConnectionResetError:
-                break
-        sock.close()
-    assert get(f"{address(sensor)}/healthz")[0] == 200
-    assert sensor.stop() == 0
-    assert "Traceback" not in sensor.log
 
 
 @pytest.mark.parametrize("listen", ["2112", "127.0.0.1", "127.0.0.1:99999", "::1:2112", "a b:1"])
@@ -238,6 +219,9 @@ tests:
       - {series: 'tcppc_sessions_dropped_total{job="tcppc",instance="a",cause="memory"}', values: '0x4 500x20'}
       - {series: 'tcppc_errors_total{job="tcppc",instance="a",name="disk_failures"}', values: '0x4 1x20'}
       - {series: 'tcppc_actions_total{job="tcppc",instance="a",result="dropped_queue"}', values: '0x4 7x20'}
+      - {series: 'tcppc_thread_restarts_total{job="tcppc",instance="a",thread="keeper"}', values: '0x4 1x20'}
+      - {series: 'tcppc_disk_free_bytes{job="tcppc",instance="a",folder="/data"}', values: '9x4 4x20'}
+      - {series: 'tcppc_disk_reserve_bytes{job="tcppc",instance="a",folder="/data"}', values: '5x24'}
       - {series: 'tcppc_healthy{job="tcppc",instance="a"}', values: '1x4 0x20'}
       - {series: 'tcppc_sessions_started_total{job="tcppc",instance="a",proto="tcp"}', values: '0+10x30'}
     alert_rule_test:
@@ -256,7 +240,18 @@ tests:
         alertname: TcppcNotWell
         exp_alerts:
           - exp_labels: {severity: critical, instance: a, job: tcppc}
-            exp_annotations: {summary: "a: a listener does not answer, or the writer is held up"}
+            exp_annotations: {summary: "a: a listener, the writer or a helper thread: /healthz says which"}
+      - eval_time: 10m
+        alertname: TcppcThreadRestarts
+        exp_alerts:
+          - exp_labels: {severity: warning, instance: a, thread: keeper}
+            exp_annotations: {summary: "a: thread keeper failed and was started again; the log says why"}
+      - {eval_time: 10m, alertname: TcppcDiskNearlyFull, exp_alerts: []}
+      - eval_time: 20m
+        alertname: TcppcDiskNearlyFull
+        exp_alerts:
+          - exp_labels: {severity: warning, instance: a, job: tcppc, folder: /data}
+            exp_annotations: {summary: "a: less than files.reserve is free on the disk of /data"}
       - {eval_time: 10m, alertname: TcppcSilent, exp_alerts: []}
 """
 
@@ -278,22 +273,4 @@ def test_what_never_happened_is_there_as_zero(start: Start) -> None:
     assert found['tcppc_errors_total{name="disk_failures"}'] == 0
     assert found['tcppc_accept_errors_total{error="EMFILE"}'] == 0
     assert found['tcppc_actions_total{result="dropped_memory"}'] == 0
-    assert sensor.stop() == 0
-
-
-def test_a_client_that_says_a_byte_now_and_then_is_ended(start: Start) -> None:
-    sensor = start("--metrics", "127.0.0.1:0", patch="import tcppc.metrics as m; m.REQUEST_SECONDS = 1")
-    with socket.create_connection(("127.0.0.1", int(address(sensor).rpartition(":")[2]))) as sock:
-        sock.settimeout(0.2)
-        begun = time.monotonic()
-        ended = False
-        while not ended and time.monotonic() - begun < 20:
-            try:
-                sock.sendall(b"G")
-                ended = not sock.recv(1)
-            except TimeoutError:
-                continue
-            except OSError:
-                ended = True
-    assert ended
     assert sensor.stop() == 0

@@ -361,8 +361,8 @@ def test_what_a_persona_heard_and_waits_with_is_told_to_be_charged(name: str, ha
 
 
 def test_what_personas_remember_is_within_the_memory_and_comes_back(start: Start, tmp_path: Path) -> None:
-    """With some kB said, a session has a hundred kB remembered: all of them together stay within limits.memory."""
-    (tmp_path / "c.toml").write_text('[limits]\nmemory = "1MiB"\n')
+    """With some kB said, a session has a hundred kB remembered: those of one source stay within its share of it."""
+    (tmp_path / "c.toml").write_text('[limits]\nmemory = "4MiB"\n')
     sensor = serve(start, "shell", "-c", str(tmp_path / "c.toml"))
     said = b"".join(GROWING["shell"])
     with contextlib.ExitStack() as stack:
@@ -383,7 +383,7 @@ def test_what_personas_remember_is_within_the_memory_and_comes_back(start: Start
                     pass
     ends = [record.get("persona_error") for record in sensor.records(14)]
     assert ends.count(None) >= 2
-    assert ends.count("bound: memory") >= 2
+    assert ends.count("bound: source_memory") >= 2
     with sensor.connect() as sock:
         sock.sendall(b"uname\n")
         sock.shutdown(socket.SHUT_WR)

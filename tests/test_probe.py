@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,22 @@ def test_only_the_expected_source_with_the_expected_bytes_is_a_probe() -> None:
     assert not awaited.came(("127.0.0.1", 5000), b"nonce")
 
 
+def test_a_probe_that_comes_late_is_no_stranger_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    awaited = Awaited()
+    datagram, connection = ("127.0.0.1", 5000), ("127.0.0.1", 5001)
+    awaited.expect(datagram, b"nonce")
+    awaited.forget(datagram, late=True)
+    awaited.expect(connection)
+    awaited.forget(connection, late=True)
+    assert [awaited.came(datagram, b"nonce") for _ in range(3)] == [True] * 3  # as many as were sent
+    assert not awaited.came(datagram, b"a stranger's")
+    assert [awaited.came(connection) for _ in range(2)] == [True, False]
+    monkeypatch.setattr(probe, "LATE_SECONDS", -1.0)
+    awaited.forget(datagram, late=True)
+    awaited.forget(datagram)
+    assert not awaited
+
+
 def test_a_probe_that_never_was_answered_says_so_once(start: Start, net: Net) -> None:
     net.sensor.run("nft", "-f", "-", text=DROP.format(kind="tcp", port=12345))
     sensor = start(hosts=("0.0.0.0",), port=12345, prefix=net.sensor.prefix, patch=OFTEN)
@@ -86,6 +104,7 @@ class Fickle:
     """A listener that answers as the test says."""
 
     name = "0.0.0.0:1"
+    progress = 0
 
 
 def test_one_knock_in_vain_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +118,24 @@ def test_one_knock_in_vain_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
         well.append(prober.well())
     assert found == [False, True]
     assert well == [True] * 6 + [False, False, True]
+
+
+def test_a_listener_that_a_flood_keeps_busy_is_not_dead(start: Start, tmp_path: Path) -> None:
+    """Its buffer is always full, so that no knock ever comes through."""
+    (tmp_path / "c.toml").write_text("[capture]\nudp_buffer = 8192\n", encoding="ascii")
+    slow = "import time; from tcppc.capture.books import Books; real = Books.datagram; "
+    slow += "Books.datagram = lambda self, *a: (time.sleep(0.005), real(self, *a))[1]; "
+    slow += f"import tcppc.capture.probe as p; p.ANSWER_SECONDS = 0.3; {OFTEN}"
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), patch=slow)
+    sensor.datagram(b"first")
+    sensor.records(1)
+    time.sleep(1.5)  # for the first knocks, which are answered
+    until = time.monotonic() + 8
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while time.monotonic() < until:
+            for _ in range(50):
+                sock.sendto(b"flood", ("127.0.0.1", sensor.port))
+            time.sleep(0.005)
+    assert "NO ANSWER" not in sensor.log
+    assert sensor.stop() == 0
+    assert "kernel_udp_drops" in sensor.log

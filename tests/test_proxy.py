@@ -171,7 +171,7 @@ def test_a_network_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert "expected an address or network such as" in done.stderr
 
 
-HOUR = "import tcppc.daemon; tcppc.daemon.GATEWAY_SECONDS = 0.5"
+HOUR = "import tcppc.oversight; tcppc.oversight.GATEWAY_SECONDS = 0.5"
 
 
 def test_when_all_sessions_come_from_one_private_address_it_warns_once(start: Start) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tcppc import clock, records
 from tcppc.recover import Assembler, assembled
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, tcppc, wait_until
+from tests.harness import FULL, PATIENCE, Sensor, payload, tcppc, wait_until
 
 BEGIN = 1_776_473_494 * clock.NANOSECONDS
 PIECES = st.lists(st.binary(min_size=1, max_size=8), max_size=4)
@@ -238,7 +238,7 @@ def test_a_reload_changes_the_mode_for_new_sessions(start: Start, tmp_path: Path
 def test_a_full_disk_holds_event_lines_too(start: Start) -> None:
     import resource
 
-    sensor = start("-q", "--record", "events")
+    sensor = start("-q", "--record", "events", patch=FULL)
     sensor.send(b"x" * 60_000)
     wait_until(lambda: b'"event":"end"' in sensor.file.read_bytes(), "the end")
     size = sensor.file.stat().st_size

@@ -226,3 +226,12 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path: Path, start: S
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == "tcppc: standard output: No space left on device"
         assert len(done.stderr.splitlines()) <= 2, done.stderr
+
+
+def test_half_a_character_is_shown_escaped_and_hides_no_session(tmp_path: Path) -> None:
+    """JSON can hold what no text has."""
+    record = json.loads(line(b"one")) | {"closed": "\ud800"}
+    (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n", encoding="ascii")
+    done = tcppc("show", str(tmp_path / "d.jsonl"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xed\xa0\x80" in done.stdout

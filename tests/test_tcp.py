@@ -157,7 +157,7 @@ def test_payloads_over_the_bound_are_counted_and_not_kept(start: Start, tmp_path
 
 
 def test_memory_over_the_bound_cuts_payloads_and_says_so(start: Start, tmp_path: object) -> None:
-    sensor = start("-c", config(tmp_path, '[limits]\nmemory = "64KiB"'))
+    sensor = start("-c", config(tmp_path, '[limits]\nmemory = "64KiB"\nspill = 0'))
     sensor.send(bytes(1 << 20))
     (record,) = sensor.records(1)
     assert record["bytes"] == 1 << 20

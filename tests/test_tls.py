@@ -252,7 +252,8 @@ def test_garbage_after_the_handshake_keeps_what_came_before(start: Start) -> Non
         raw.shutdown(socket.SHUT_WR)
         raw.close()
     (record,) = sensor.records(1)
-    assert payload(record) == b"well said"
+    assert payload(record) == b"well saidnot TLS at all, and long enough to be looked at"
+    assert record["tls"]["after"] == 1
     assert record["closed"] == "error"
     assert record["tls"]["error"]
 

@@ -18,7 +18,7 @@ ANYTHING = st.one_of(
 )
 CONVERTERS = [
     values.text, values.texts, values.switch, values.choice("", "a", "b"), values.whole(0, 9), values.size(0),
-    values.duration(0, 100),
+    values.duration(0, 100), values.free_space,
 ]  # fmt: skip
 
 
@@ -63,3 +63,26 @@ def test_durations(written: Any, seconds: float) -> None:
 def test_wrong_durations_say_what_is_expected(written: Any) -> None:
     with pytest.raises(ValueError, match="a duration from"):
         values.duration(0, 100)(written)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("", ""), ("5%", "5%"), (" 0.5 % ", "0.5%"), ("50%", "50%"), ("2GiB", 2 << 30), (0, 0), ("0", 0), (4096, 4096)],
+)
+def test_free_space_is_a_size_or_a_share(given: str | int, value: str | int) -> None:
+    assert values.free_space(given) == value
+    assert values.free_space(values.free_space(given)) == value
+
+
+@pytest.mark.parametrize("given", ["0%", "51%", "99%", "%", "a lot", True, -1, 1.5, None, ["5%"]])
+def test_what_is_no_free_space_is_told_what_would_be(given: object) -> None:
+    with pytest.raises(ValueError, match='a size such as "2GiB", a share of the disk from "1%" to "50%"'):
+        values.free_space(given)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (10 << 30, "10.0 GiB"), (5 << 50, "5120.0 TiB")],
+)
+def test_sizes_for_people(count: int, text: str) -> None:
+    assert values.size_text(count) == text

@@ -28,10 +28,10 @@ class Desk:
         self.writer.start()
 
     def put(self, number: int) -> None:
-        self.books.enter("192.0.2.1")
-        self.books.leave("192.0.2.1")
+        _, source = self.books.enter("192.0.2.1")
+        self.books.leave(source)
         session = Session("tcp", "192.0.2.1", number, "192.0.2.2", 2, 1, closed="peer")
-        session.charge = SESSION_CHARGE
+        session.charge, session.source = SESSION_CHARGE, source
         self.intake.put(session)
 
     def lines(self) -> int:

@@ -15,6 +15,7 @@ from tcppc.actions.event import Event, Network, source
 from tcppc.actions.journal import Entry, Journal
 from tcppc.actions.rule import Rule
 from tcppc.capture.books import Books
+from tcppc.capture.supervisor import Supervised
 from tcppc.netfilter import blocking
 from tcppc.netfilter.blocking import Block
 
@@ -59,17 +60,18 @@ class Blocker:
         self._review = False
         self._unwritten: list[Entry] = []
         self._said: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
+        self.thread = Supervised("blocks", self._run, say, books.error)
 
     def start(self, port: int, mark: int) -> None:
         self._place = port, mark
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout: float) -> None:
         """Put in place what waits; what is blocked stays so."""
         self._stopping = True
+        self.thread.stop()
         self._wake.set()
-        self._thread.join(timeout)
+        self.thread.join(timeout)
 
     def active(self) -> int:
         """How many networks are blocked now."""
@@ -304,6 +306,8 @@ def parse(text: str) -> Network:
     """An IPv4 address, an IPv6 address or /64; ValueError for anything else."""
     words = f"an IPv4 address, or an IPv6 address or /64, not {text!r}"
     try:
+        if "%" in text:  # a zone may be any text, and nft knows none
+            raise ValueError
         found = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(words) from None

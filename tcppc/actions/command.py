@@ -117,7 +117,7 @@ def _start(arguments: list[str], environment: dict[str, str]) -> _Process:
     theirs_in, ours_in = os.pipe()
     try:
         ours_out, theirs_out = os.pipe()
-    except OSError:  # no descriptor left: those two are not kept from others
+    except OSError:  # no descriptor left: the first pair is not kept
         os.close(theirs_in)
         os.close(ours_in)
         raise

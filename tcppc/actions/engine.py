@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shlex
 import threading
@@ -18,6 +19,8 @@ from tcppc.actions.job import Job
 from tcppc.actions.rule import MATCHED_BYTES, Rule
 from tcppc.actions.tokens import Values
 from tcppc.capture.books import Books
+from tcppc.capture.spill import SpillError
+from tcppc.capture.supervisor import Supervised
 from tcppc.protocols.packet import SYN, address
 from tcppc.records import Encoder, Session, new_id
 from tcppc.sightings import Probe, Scan, name
@@ -81,13 +84,11 @@ class Engine:
         self._told_allowed = self._told_full = -LOOK_SECONDS
         self._terms = terms
         self.set_terms(terms)
-        self._threads = [threading.Thread(target=self._tick, name="actions", daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._work, name=f"action {number}", daemon=True) for number in range(workers)
-        ]
+        self._ticking = Supervised("actions", self._tick, say, books.error)
+        self._workers = [Supervised(f"action {number}", self._work, say, books.error) for number in range(workers)]
 
     def set_terms(self, terms: Terms) -> None:
-        terms.allowed.look()
+        """From now on these; their `allowed` has looked around already."""
         on: dict[str, list[Rule]] = {}
         for rule in terms.rules:
             for moment in rule.action.on:
@@ -97,22 +98,28 @@ class Engine:
         if self.blocker:
             self.blocker.set_allowed(terms.allowed)
 
+    def all_threads(self) -> list[Supervised]:
+        """Its own, and the blocker's."""
+        return [self._ticking, *self._workers, *([self.blocker.thread] if self.blocker else [])]
+
     def start(self) -> None:
-        for thread in self._threads:
+        for thread in (self._ticking, *self._workers):
             thread.start()
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """What is gathered and queued is done, within `timeout` seconds; what is left then is counted."""
         until = time.monotonic() + timeout
+        for thread in (self._ticking, *self._workers):
+            thread.stop()
         self._end.set()
-        self._threads[0].join(timeout)
+        self._ticking.join(timeout)
         self._tell_digests(all_of_them=True)
-        for _ in self._threads[1:]:
+        for _ in self._workers:
             try:
                 self._jobs.put(None, timeout=max(0.0, until - time.monotonic()))
             except queue.Full:  # workers that are held up end with the process
                 break
-        for thread in self._threads[1:]:
+        for thread in self._workers:
             thread.join(max(0.0, until - time.monotonic()))
         if ended := command.end_all():
             self._books.acted("dropped_stop", ended)
@@ -154,7 +161,7 @@ class Engine:
     def _event_of(self, on: str, session: Session, data: bytes, before: bytes = b"") -> Event:
         told = session
         if on == "payload":  # that piece alone: all of them again with each one would be their square
-            told = replace(session, payloads=[(time_ns(), data)])
+            told = replace(session, payloads=[(time_ns(), data)], stowed=None)
         return Event(
             on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
             session.proto == "udp", lambda: self._terms.encoder.whole(told), data, before,
@@ -355,10 +362,11 @@ def _without_session(event: Event) -> Event:
 def _beginning(session: Session) -> bytes:
     """As much of all payloads together as is matched."""
     found = bytearray()
-    for _, piece in session.payloads:
-        found += piece[: MATCHED_BYTES - len(found)]
-        if len(found) >= MATCHED_BYTES:
-            break
+    with contextlib.suppress(SpillError):  # the disk fails: the record's loss is told by the writer
+        for _, piece in session.all_payloads():
+            found += piece[: MATCHED_BYTES - len(found)]
+            if len(found) >= MATCHED_BYTES:
+                break
     return bytes(found)
 
 

@@ -50,6 +50,8 @@ def _parse(line: bytes) -> Entry | None:
             return None
         until = clock.parse(values["until"]) if "until" in values else 0
         texts = {key: str(values.get(key, "")) for key in ("by", "on", "why")}
+        if "%" in values["network"]:  # ipaddress takes a zone, and nobody else does
+            return None
         network = ip_network(values["network"])
         return Entry(values["event"], clock.parse(values["timestamp"]), network, values["scope"], until, **texts)
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):

@@ -12,7 +12,7 @@ from tcppc.actions.job import Job, Outcome
 from tcppc.actions.rule import RuleError
 
 MOST_BYTES = 8192  # of the record in a message: more than 2048 need not be taken (RFC 5424 §6.1), many take 8192
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/]+)):(\d{1,5})")
+_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[^\[\]\s]+)?)\]|([^\[\]:/]+)):(\d{1,5})")
 
 
 def address(text: str) -> str | tuple[str, int]:
@@ -49,6 +49,9 @@ def run(job: Job) -> Outcome:
 
     try:
         handler = Handler(where, facility=Handler.LOG_AUTHPRIV, socktype=socket.SOCK_DGRAM)
+        if "%" in where[0]:  # a link-local address: no pair of host and port has its zone
+            found = socket.getaddrinfo(where[0], where[1], type=socket.SOCK_DGRAM)
+            handler.address = found[0][4]  # type: ignore[assignment]
     except OSError as problem:
         return Outcome(False, f"syslog {job.rule.action.syslog}: {problem.strerror or problem}")
     try:

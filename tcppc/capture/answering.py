@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import encodings.unicode_escape  # noqa: F401 - else read from a file when `safe` needs it, with no descriptor left
 import socket
 import threading
-import time
 from collections.abc import Callable
-from time import time_ns
-from typing import TYPE_CHECKING
+from time import monotonic_ns, time_ns
 
-from tcppc.capture.books import STEP_CHARGE
-from tcppc.capture.sockets import set_receive_timeout
+from tcppc.capture.deadline import Deadline
+from tcppc.capture.recorder import Recorder
+from tcppc.capture.terms import Server, Terms
 from tcppc.capture.tls import Tunnel
+from tcppc.log import Seldom
 from tcppc.personas.base import MOST_SAID, Place, Talk
-from tcppc.records import Session, Step
-from tcppc.spoken import REPLY_CHARGE, Spoken
-
-if TYPE_CHECKING:
-    from tcppc.capture.conversation import Server, Terms
+from tcppc.records import Session
+from tcppc.spoken import Spoken
 
 MOST_ROUNDS = 5000
 MOST_BYTES = 4 << 20
@@ -30,15 +28,17 @@ GREET_SECONDS = 0.3
 FIRST_READ = 2048
 # Once all is said, the client has so long to end.
 LINGER_SECONDS = 5.0
-# A persona's own pause, at most: a stop waits for it.
+# A persona's own pause, at most; a stop ends it.
 MOST_DELAY = 5.0
 
-SAY_AGAIN_SECONDS = 60.0
+_seldom = Seldom()
 
 BOUND = "bound: "
 
 
-def begin(sock: socket.socket, session: Session, terms: Terms, server: Server) -> Answering | None:
+def begin(
+    sock: socket.socket, session: Session, terms: Terms, server: Server, recorder: Recorder, deadline: Deadline
+) -> Answering | None:
     """Who serves this session; None for nobody."""
     if terms.personas is None:
         return None
@@ -47,7 +47,7 @@ def begin(sock: socket.socket, session: Session, terms: Terms, server: Server) -
     if talk is None:
         return None
     talk.can_starttls = talk.can_starttls and terms.context is not None
-    return Answering(talk, sock, session, terms, server)
+    return Answering(talk, sock, session, server, recorder, deadline)
 
 
 def safe(problem: Exception) -> str:
@@ -58,26 +58,23 @@ def safe(problem: Exception) -> str:
 class Answering:
     """What one session is told. Nothing here raises but what sending raises."""
 
-    told = -SAY_AGAIN_SECONDS  # when the log last heard of a fault (monotonic seconds)
-
-    def __init__(self, talk: Talk, sock: socket.socket, session: Session, terms: Terms, server: Server) -> None:
+    def __init__(
+        self, talk: Talk, sock: socket.socket, session: Session, server: Server, recorder: Recorder, deadline: Deadline
+    ) -> None:
         self.unheard = b""  # came before the persona was asked, while it might have been TLS
         self._talk: Talk | None = talk
         self._sock = sock
-        self._session = session
-        self._timeout = terms.timeout / 1e9
-        self._deadline = session.start + terms.duration
+        self._recorder = recorder
+        self._timeout = deadline.timeout / 1e9
+        self._deadline = deadline
         self._heard = 0
         self._pushing = threading.Lock()  # held while another session's thread says something here
+        self._server = server
         self._books = server.books
-        self._say = server.log
-        self._intake = server.intake if server.intake.steps else None
         self._tunnel: Tunnel | None = None
         self._greeted = not talk.speaks_first
-        self._lines = 0
         self._bytes = 0
-        self._held = 0  # the most that the persona ever remembered
-        self._charge = REPLY_CHARGE + (0 if self._intake is None else STEP_CHARGE)
+        self._held = 0  # bytes: the most that the persona ever remembered
         # Shared, so that what is found is in the record however the session ends.
         self._spoken = session.spoken = Spoken(talk.name, credentials=talk.findings.credentials)
         talk.attach(self._push)
@@ -88,19 +85,19 @@ class Answering:
         if self._greeted:
             return b""
         if watching:
-            set_receive_timeout(self._sock, min(GREET_SECONDS, self._timeout))
+            self._deadline.wait(min(GREET_SECONDS, self._timeout))
             try:
                 return self._sock.recv(FIRST_READ)
             except BlockingIOError:
                 pass
             finally:
-                self._wait_for(self._timeout)
+                self._deadline.wait(self._timeout)
         self._send(self._ask(lambda talk: b""))
         return b""
 
-    def answer(self, data: bytes, lines: int) -> bool:
-        """Say what is to be said to this; `lines` is how many payload lines there are. True where TLS begins now."""
-        data, self.unheard, self._lines = self.unheard + data, b"", lines
+    def answer(self, data: bytes) -> bool:
+        """Say what is to be said to this. True where TLS begins now."""
+        data, self.unheard = self.unheard + data, b""
         self._heard += len(data)
         if self._talk and self._heard > self._talk.most_heard:
             self._end_by("heard")
@@ -127,11 +124,8 @@ class Answering:
     def _send(self, reply: bytes) -> None:
         talk = self._talk
         if reply:
-            if self._intake is not None:
-                number = len(self._spoken.replies) - 1
-                self._intake.put(Step(self._session, "reply", number, time_ns(), reply, self._lines - 1))
             if talk and talk.delay:
-                time.sleep(min(talk.delay, MOST_DELAY))
+                self._server.pause(min(talk.delay, MOST_DELAY))
             try:
                 self._put(reply)
             except BlockingIOError:
@@ -141,16 +135,14 @@ class Answering:
         if talk and talk.done:
             self._talk = None
             if self._tunnel:
+                # What is there already is the client's: unwrap would read it away.
+                while data := self._tunnel.read():
+                    self._recorder.keep(data, time_ns())
                 self._tunnel.goodbye()
                 self._put(b"")
             with contextlib.suppress(OSError):  # gone already
                 self._sock.shutdown(socket.SHUT_WR)
-            self._wait_for(min(LINGER_SECONDS, self._timeout))
-
-    def _wait_for(self, seconds: float) -> None:
-        """The next read waits so long, and not beyond the longest duration."""
-        left = (self._deadline - time_ns()) / 1e9
-        set_receive_timeout(self._sock, max(0.001, min(seconds, left)))
+            self._deadline.wait(min(LINGER_SECONDS, self._timeout))
 
     def close(self) -> None:
         """The session is over: what another one would have said here from now on is not said."""
@@ -164,10 +156,10 @@ class Answering:
                 self._tunnel.write(data)
             data = self._tunnel.to_send()
         left = memoryview(data)
-        until = min(time_ns() + round(self._timeout * 1e9), self._deadline)
+        until = self._deadline.within(self._deadline.timeout)
         while left:
             left = left[self._sock.send(left) :]
-            if left and time_ns() > until:
+            if left and monotonic_ns() > until:
                 raise BlockingIOError
 
     def _ask(self, question: Callable[[Talk], bytes]) -> bytes:
@@ -184,11 +176,10 @@ class Answering:
             self._fault(problem)
             return b""
         if more > 0:
-            if not self._books.take(more):
-                self._end_by(self._books.scarce)
+            if not self._recorder.remember(more):
+                self._end_by(self._books.why_full(self._recorder.session.source, more))
                 return b""
             self._held += more
-            self._session.charge += more
         return self._bounded(data) if data else b""
 
     def _end_by(self, bound: str) -> None:
@@ -201,9 +192,8 @@ class Answering:
         self._talk = None
         self._spoken.error = safe(problem)
         count = self._books.error("persona_errors")
-        if time.monotonic() - Answering.told >= SAY_AGAIN_SECONDS:
-            Answering.told = time.monotonic()
-            self._say(
+        if _seldom.due(self._spoken.persona):
+            self._server.log(
                 f"Persona {self._spoken.persona}: {self._spoken.error} ({count} times so far); the session goes on."
             )
 
@@ -214,15 +204,11 @@ class Answering:
             over, data = "bytes at once", data[:MOST_REPLY]
         if self._bytes + len(data) > MOST_BYTES:
             over, data = "bytes", b""
-        elif len(self._spoken.replies) >= MOST_ROUNDS:
+        elif self._spoken.count >= MOST_ROUNDS:
             over, data = "rounds", b""
-        elif not self._books.take(charge := len(data) + self._charge):
-            over, data = self._books.scarce, b""
-        else:
-            self._session.charge += charge
+        elif not self._recorder.reply(data):
+            over, data = self._books.why_full(self._recorder.session.source, len(data)), b""
         if over:
             self._end_by(over)
-        if data:
-            self._bytes += len(data)
-            self._spoken.replies.append((time_ns(), data, len(self._session.payloads) - 1))
+        self._bytes += len(data)
         return data

@@ -7,12 +7,12 @@ cause. A refused session is recorded too (closed: limit), so `refused` is a reas
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from tcppc.capture.shares import BULK, FIRST, Shares, Source, network_key, source_key
 from tcppc.records import Session
 from tcppc.sections import Limits
 
@@ -25,9 +25,7 @@ STEP_CHARGE = 128
 SIGHTINGS_SHARE = 4
 
 
-def source_key(address: str) -> str | bytes:
-    """Who counts as one source: an IPv4 address, or the /64 of an IPv6 address."""
-    return socket.inet_pton(socket.AF_INET6, address)[:8] if ":" in address else address
+__all__ = ["Books", "Source", "network_key", "source_key"]
 
 
 class Books:
@@ -47,8 +45,10 @@ class Books:
         self.bytes_written = 0
         self.held = 0  # bytes of the memory bound in use
         self.held_sightings = 0  # of them, by what the watch saw
+        self.stowed = 0  # bytes in the spill file
         self.refused: Counter[str] = Counter()  # sessions: sessions, source, memory, threads
-        self.dropped: Counter[str] = Counter()  # sessions that reached no file: disk, memory, error
+        self.dropped: Counter[str] = Counter()  # sessions that reached no file: disk, memory, stuck, stop, error
+        self.bytes_dropped = 0  # bytes of payload in them, as far as they were read
         self.errors: Counter[str] = Counter()  # accept errors by name, kernel_udp_drops, log lines lost
         self.scarce = "memory"  # why memory is out, where it is: "disk" while the disk takes nothing
         self.truncated: Counter[str] = (
@@ -59,7 +59,7 @@ class Books:
         self.scans: Counter[tuple[str, str, bool]] = Counter()  # by kind, proto, slow
         self.actions: Counter[str] = Counter()
         self._counted = 0
-        self._sources: dict[str | bytes, int] = {}
+        self._shares = Shares(limits.memory)
         self.set_limits(limits, threads)
 
     def set_limits(self, limits: Limits, threads: int | None = None) -> None:
@@ -68,61 +68,69 @@ class Books:
             if threads is not None:
                 self._threads = threads
             self.limits = limits
+            self._shares.memory = limits.memory
+            self._bulk, self._first = limits.memory * BULK // 16, limits.memory * FIRST // 16
             self.max_sessions = max(1, min(limits.sessions, self._threads))
             self.max_source = limits.sessions_per_source or max(1, self.max_sessions // 2)
 
-    def enter(self, key: str | bytes) -> str:
-        """A session of this source begins: "" or the name of the bound that refuses it. Either way the session
-        is accepted, open and charged with SESSION_CHARGE, unless the bound is memory."""
+    def enter(self, key: str | bytes) -> tuple[str, Source]:
+        """A session of this source begins: ("" or the name of the bound that refuses it, the source). Either way it is
+        accepted, open and charged with SESSION_CHARGE, unless the bound is memory or disk: then there is no room even
+        for its bare record, and it has to be dropped."""
         with self._lock:
             self.accepted += 1
             self.open += 1
             if key != self.lone:
                 self.lone = key if self.lone is None else ""
-            count = self._sources.get(key, 0)
-            self._sources[key] = count + 1
+            source = self._shares.source(key)
+            source.sessions += 1
             if self.held + SESSION_CHARGE > self.limits.memory:
-                bound = self.scarce
+                return self.scarce, source
+            self._hold(SESSION_CHARGE, source)
+            if self.open > self.max_sessions:
+                bound = "sessions"
+            elif source.sessions > self.max_source:
+                bound = "sessions_per_source"
             else:
-                self.held += SESSION_CHARGE
-                if self.open > self.max_sessions:
-                    bound = "sessions"
-                elif count >= self.max_source:
-                    bound = "sessions_per_source"
-                else:
-                    return ""
+                return "", source
             self.refused[bound] += 1
-            return bound
+            return bound, source
+
+    def _hold(self, size: int, source: Source | None) -> None:
+        self.held += size
+        if source:
+            source.held += size
+            source.network.held += size
 
     def refuse(self, bound: str) -> None:
         """A session is refused by a bound that is not kept here."""
         with self._lock:
             self.refused[bound] += 1
 
-    def leave(self, key: str | bytes) -> None:
+    def leave(self, source: Source) -> None:
         """The session ended; its memory stays charged until `give`."""
         with self._lock:
             self.open -= 1
-            self._forget(key)
+            self._forget(source)
 
-    def _forget(self, key: str | bytes) -> None:
-        count = self._sources[key] - 1
-        if count:
-            self._sources[key] = count
-        else:
-            del self._sources[key]
+    def _forget(self, source: Source) -> None:
+        source.sessions -= 1
+        self._shares.tidy(source)
 
-    def move(self, old: str | bytes, new: str | bytes) -> str:
-        """An open session is of another source than it seemed: "" or the name of the bound that this breaks."""
+    def move(self, old: Source, key: str | bytes, charge: int) -> tuple[str, Source]:
+        """An open session, which holds `charge` bytes, is of another source than it seemed: ("" or the name of the
+        bound that this breaks, the source)."""
         with self._lock:
+            new = self._shares.source(key)
+            self._hold(-charge, old)
+            self._hold(charge, new)
+            new.sessions += 1
             self._forget(old)
-            count = self._sources.get(new, 0)
-            self._sources[new] = count + 1
             self.lone = ""
-            if count < self.max_source:
-                return ""
+            if new.sessions <= self.max_source:
+                return "", new
             self.refused["sessions_per_source"] += 1
-            return "sessions_per_source"
+            return "sessions_per_source", new
 
     def turn_sources(self) -> tuple[str | bytes, int]:
         """(the only source of the sessions since the last call or "", how many they were)."""
@@ -131,29 +139,69 @@ class Books:
             self.lone, self._counted = None, self.accepted
             return found
 
-    def datagram(self, size: int) -> bool:
-        """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted."""
+    def datagram(self, size: int, src: str) -> Source | bool | None:
+        """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted. Otherwise
+        whom its memory is charged to: nobody (None) while there is plenty."""
+        charge = size + SESSION_CHARGE
         with self._lock:
             self.accepted += 1
             self.datagrams += 1
-            if self.held + size + SESSION_CHARGE > self.limits.memory:
-                self.dropped[self.scarce] += 1
+            held = self.held
+            if held + charge <= self.limits.memory >> 2:
+                self.held = held + charge
+                return None
+            source = self._shares.source(source_key(src))
+            full = self._shares.full(source, charge)
+            if full or held + charge > self._first:
+                self.dropped["source_memory" if full else self.scarce] += 1
+                self.bytes_dropped += size
+                self._shares.tidy(source)
                 return False
-            self.held += size + SESSION_CHARGE
-            return True
+            self._hold(charge, source)
+            return source
 
-    def take(self, size: int) -> bool:
-        """May `size` more bytes be held in memory?"""
+    def take(self, size: int, source: Source | None = None, small: bool = False) -> bool:
+        """May `size` more bytes be held in memory for this source? `small`: they are the first of their session."""
         with self._lock:
-            if self.held + size > self.limits.memory:
+            if self.held + size > (self._first if small else self._bulk):
                 return False
-            self.held += size
+            if source and self._shares.full(source, size):
+                return False
+            self._hold(size, source)
             return True
 
-    def give(self, size: int) -> None:
+    def give(self, size: int, source: Source | None = None) -> None:
         """`size` bytes are held no more."""
         with self._lock:
-            self.held -= size
+            self._hold(-size, source)
+            if source:
+                self._shares.tidy(source)
+
+    def stow(self, size: int, source: Source | None, most: int) -> bool:
+        """May `size` bytes more of this source's stand in the spill file of at most `most` bytes?"""
+        with self._lock:
+            if source and source.stowed + size > most // 4:
+                return False
+            if source:
+                source.stowed += size
+            self.stowed += size
+            return True
+
+    def unstow(self, size: int, source: Source | None) -> None:
+        with self._lock:
+            self.stowed -= size
+            if source:
+                source.stowed -= size
+                self._shares.tidy(source)
+
+    def ceiling(self, source: Source | None) -> int:
+        """How many bytes a session of this source may hold in memory now; a look without the lock."""
+        return self._shares.ceiling(self.held, source)
+
+    def why_full(self, source: Source | None, size: int) -> str:
+        """Why there is no memory for `size` bytes: the source's own share, or all of it."""
+        with self._lock:
+            return "source_memory" if source and self._shares.full(source, size) else self.scarce
 
     def take_sightings(self, size: int) -> bool:
         """May what the watch saw hold `size` more? A share of the memory bound, so that a flood of SYNs leaves sessions
@@ -172,29 +220,58 @@ class Books:
             self.held -= size
             self.held_sightings -= size
 
-    def settle(self, sessions: int, bytes_in: int, charge: int, lines: int, bytes_written: int) -> None:
+    def settle(self, sessions: Sequence[Session], lines: int, bytes_written: int) -> None:
         """These sessions are recorded, their memory is given back."""
+        bytes_in = sum([session.bytes for session in sessions])
         with self._lock:
-            self.recorded += sessions
+            self.recorded += len(sessions)
             self.bytes_in += bytes_in
-            self.held -= charge
             self.lines += lines
             self.bytes_written += bytes_written
+            self._give_all(sessions)
+
+    def _give_all(self, sessions: Sequence[Session]) -> None:
+        self.held -= sum([session.charge for session in sessions])
+        for session in sessions:
+            if source := session.source:
+                charge = session.charge
+                source.held -= charge
+                source.network.held -= charge
+                if not source.held:
+                    self._shares.tidy(source)
 
     def tally(self, sessions: Sequence[Session]) -> None:
         """What the metrics tell of recorded sessions."""
         ended = [(session.proto, session.closed or "datagram") for session in sessions]
         ports = [("udp" if session.proto == "udp" else "tcp", session.dport) for session in sessions]
-        payloads = sum([len(session.payloads) for session in sessions])
+        payloads = sum([session.count for session in sessions])
         with self._lock:
             self.ended.update(ended)
             self.ports.update(ports)
             self.payloads += payloads
 
-    def drop(self, cause: str, sessions: int = 1) -> None:
-        """Sessions that will be in no file."""
+    def drop(self, cause: str, sessions: int = 1, size: int = 0) -> None:
+        """Sessions that will be in no file, with `size` bytes of payload in all."""
         with self._lock:
             self.dropped[cause] += sessions
+            self.bytes_dropped += size
+
+    def lose(self, cause: str, sessions: Sequence[Session]) -> None:
+        """As `drop`, and their memory is given back."""
+        with self._lock:
+            self.dropped[cause] += len(sessions)
+            self.bytes_dropped += sum([session.bytes for session in sessions])
+            self._give_all(sessions)
+
+    def left_unread(self, connections: int = 0, datagrams: int = 0, size: int = 0) -> None:
+        """So many connections and datagrams (of `size` bytes in all) had come, and were not taken when the time for the
+        stop was over."""
+        if count := connections + datagrams:
+            with self._lock:
+                self.accepted += count
+                self.datagrams += datagrams
+                self.dropped["stop"] += count
+                self.bytes_dropped += size
 
     def cut(self, cause: str) -> None:
         """A session's payloads are cut by a bound."""
@@ -237,6 +314,7 @@ class Books:
                 "dropped": dict(self.dropped),
                 "errors": dict(self.errors),
                 "bytes_in": self.bytes_in,
+                "bytes_dropped": self.bytes_dropped,
                 "lines": self.lines,
                 "bytes": self.bytes_written,
             }
@@ -248,6 +326,8 @@ class Books:
             parts += [f"{count} refused ({name})" for name, count in sorted(self.refused.items())]
             parts += [f"{count} truncated ({name})" for name, count in sorted(self.truncated.items())]
             parts += [f"{count} dropped ({name})" for name, count in sorted(self.dropped.items())]
+            if self.bytes_dropped:
+                parts.append(f"{self.bytes_dropped} bytes in those dropped")
             parts += [f"{count} {name}" for name, count in sorted(self.errors.items())]
             if self.held and not self.open:
                 parts.append(f"{self.held} bytes held")

@@ -2,11 +2,14 @@
 
 `captures` is a log for people: one line a session, or several. `session_dir` has a file a session with its bytes as
 received, named by its SID: when it began, in seconds and microseconds as upper-case hexadecimal numbers, a dot, and who
-answered. Both are copies: where they cannot be written the log says so, and the data file has all of it.
+answered. Both are copies: where they cannot be written the log says so, and the data file has all of it. Both are
+bounded: the log here, by `most_bytes`, the folder by session_files.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import time
@@ -15,6 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tcppc.capture.books import Books
+from tcppc.capture.limits import why
+from tcppc.capture.regular import is_regular, open_regular
+from tcppc.capture.spill import SpillError
 from tcppc.clock import Zone
 from tcppc.records import Session
 
@@ -24,16 +30,32 @@ SAY_AGAIN_SECONDS = 60.0
 MOST_REMEMBERED = 10_000
 
 
+def before(path: str) -> str:
+    """Where the log goes that was full: captures.1."""
+    return f"{path}.1"
+
+
 class Captures:
-    """Belongs to the writer's thread. Nothing here raises."""
+    """Belongs to the writer's thread. Nothing here raises.
+
+    A log that reaches `most_bytes` (0: no bound) becomes `before(path)`, in place of the one before it.
+    """
 
     def __init__(
-        self, path: str, logtype: str, folder: str, zone: Zone, books: Books, say: Callable[[str], None]
+        self,
+        path: str,
+        logtype: str,
+        folder: str,
+        zone: Zone,
+        books: Books,
+        say: Callable[[str], None],
+        most_bytes: int = 0,
     ) -> None:
         self.path = path
         self.logtype = logtype
         self.folder = folder
         self.zone = zone
+        self.most_bytes = most_bytes
         self._books = books
         self._say = say
         self._pid = os.getpid()
@@ -48,12 +70,12 @@ class Captures:
                 self._keep(sid, session)
             except OSError as problem:
                 self._failed(problem)
+            except SpillError as problem:
+                self._failed(OSError(errno.EIO, str(problem), os.path.join(self.folder, sid)))
         if self.path and named:
             describe = self._single if self.logtype == "single" else self._multi
             try:
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-                with open(self.path, "a", encoding="ascii") as file:
-                    file.write("".join(describe(sid, session) for sid, session in named))
+                self._log("".join(describe(sid, session) for sid, session in named).encode("ascii"))
             except OSError as problem:
                 self._failed(problem)
 
@@ -62,9 +84,45 @@ class Captures:
         if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
             self._said = time.monotonic()
             self._say(
-                f"Failed to write captures: {problem.filename or self.path}: {problem.strerror} "
+                f"Failed to write captures: {problem.filename or self.path}: {why(problem)} "
                 f"({count} times so far); the data file has them."
             )
+
+    def _log(self, text: bytes) -> None:
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        fd = self._open_log()
+        try:
+            size = os.fstat(fd).st_size
+            if self.most_bytes and size and size + len(text) > self.most_bytes:
+                self._turn()
+                os.close(fd)
+                fd = self._open_log()
+                size = os.fstat(fd).st_size
+            self._append(fd, size, text)
+        finally:
+            os.close(fd)
+
+    def _append(self, fd: int, size: int, text: bytes) -> None:
+        """All of it or nothing: no half lines."""
+        written = 0
+        try:
+            while written < len(text):  # write(2) tells why it does not go on only when it takes nothing at all
+                written += os.write(fd, text[written:])
+        except OSError as problem:
+            if os.fstat(fd).st_size == size + written:
+                os.ftruncate(fd, size)
+            problem.filename = self.path
+            raise
+
+    def _open_log(self) -> int:
+        return open_regular(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def _turn(self) -> None:
+        """The log is full: it makes way for a new one."""
+        full = before(self.path)
+        if os.path.lexists(full) and not is_regular(full):
+            raise OSError(errno.EEXIST, f"no regular file; {self.path} is full and cannot be moved there", full)
+        os.rename(self.path, full)
 
     def _sid(self, session: Session) -> str:
         """Two sessions never have the same one: the later one is a microsecond younger then."""
@@ -83,16 +141,22 @@ class Captures:
         return f"{moment}.{persona}"
 
     def _keep(self, sid: str, session: Session) -> None:
-        if (
-            not session.payloads or session.proto == "udp"
-        ):  # thp has no datagrams; a flood of them would be as many files
+        if not session.count or session.proto == "udp":  # thp has no datagrams; a flood of them would be as many files
             return
         os.makedirs(self.folder, mode=0o755, exist_ok=True)
         # O_EXCL: nothing that stands there is written over or followed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(os.path.join(self.folder, sid), flags, 0o644)
-        with open(fd, "wb") as file:
-            file.writelines(data for _, data in session.payloads)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = os.path.join(self.folder, sid)
+        fd = os.open(path, flags, 0o644)
+        try:
+            with open(fd, "wb") as file:
+                file.writelines(data for _, data in session.all_payloads())
+        except (OSError, SpillError) as problem:
+            with contextlib.suppress(OSError):  # half a copy is none; what keeps it there is told just below
+                os.unlink(path)
+            if isinstance(problem, OSError):
+                problem.filename = problem.filename or path
+            raise
 
     def _stamp(self, instant: int) -> str:
         return self.zone.format("%b %e %H:%M:%S", instant / 1e9)

@@ -25,16 +25,6 @@ class CertificateError(Exception):
     """Why there is no certificate, in one line."""
 
 
-def default_folder() -> Path:
-    """Where systemd says, else /var/lib/tcppc for root, else the user's state folder (XDG Base Directory)."""
-    if given := os.environ.get("STATE_DIRECTORY"):
-        return Path(given.split(":")[0])
-    if os.geteuid() == 0:
-        return Path("/var/lib/tcppc")
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "tcppc"
-
-
 def pairs(folder: Path) -> list[tuple[str, str]]:
     """(certificate, key) files in `folder`, made where they are missing; CertificateError where that cannot be."""
     found = [(folder / f"{kind}.crt", folder / f"{kind}.key") for kind in KINDS]

@@ -9,17 +9,26 @@ and the caller still has the lines.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import resource
+import select
+import stat
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tcppc.capture.syncer import Syncer, sync_and_close
 from tcppc.clock import Zone
 
 # Stands beside the data files: see ledger.py.
 LEDGER = "ledger.jsonl"
+# As much as a pipe takes at once (pipe(7)); more in one write(2) would hang in one piece.
+STREAM_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,24 @@ def end_half_line(fd: int) -> int:
     return size
 
 
+def take_back(fd: int, size: int, written: int) -> None:
+    """Take away what this very write put behind `size` bytes; end it as a half line where others' bytes follow."""
+    if os.fstat(fd).st_size <= size + written:
+        os.ftruncate(fd, size)
+    else:
+        os.write(fd, b"\n")
+
+
+def write_all(fd: int, data: bytes, path: str) -> None:
+    """Append all of it; OSError where a part of it is all that fits."""
+    written = os.write(fd, data)
+    while written < len(data):
+        more = os.write(fd, data[written:])  # tells why it takes nothing
+        if not more:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        written += more
+
+
 def append(fd: int, size: int, lines: bytes, path: str) -> int:
     """Append whole lines to a file of `size` bytes; returns how many bytes of them are in it, at least one line.
 
@@ -83,25 +110,51 @@ def append(fd: int, size: int, lines: bytes, path: str) -> int:
     else:
         os.write(fd, b"\n")
     if not whole:
-        # write(2) tells why only when it takes nothing at all; a short write means that room ran out.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        # write(2) tells why only when it takes nothing at all.
+        number = errno.EFBIG if _over_limit(size + len(lines)) else errno.ENOSPC
+        raise OSError(number, os.strerror(number), path)
     return whole
+
+
+def _unread(fd: int) -> int:
+    """Bytes that are in a pipe (FIONREAD); 0 of anything else."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return 0
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def _over_limit(size: int) -> bool:
+    """Is it more than RLIMIT_FSIZE lets a file of this process have?"""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return limit != resource.RLIM_INFINITY and size > limit
 
 
 class FileLedger(Protocol):
     """Who keeps account of the data files: ledger.py, which is built upon this module."""
 
-    def opened(self, path: str, size: int) -> None: ...
+    def opened(self, path: str, size: int, stream: bool = False) -> None: ...
 
-    def closed(self, path: str, size: int, first: int, last: int) -> None: ...
+    def closed(self, path: str, size: int, first: int, last: int, stream: bool = False) -> None: ...
 
-    def mark(self, path: str, size: int, first: int, last: int) -> None: ...
+    def mark(self, path: str, size: int, first: int, last: int, stream: bool = False) -> None: ...
+
+
+# Names of standard output: records go to that stream, and no file is made.
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def is_standard_output(path: str) -> bool:
+    return path in STANDARD_OUTPUT
 
 
 class DataFile:
     """The open data file. Belongs to the writer's thread.
 
-    `say(line)` logs; `closed(path)` is told of each file that will not be written to again.
+    `say(line)` logs; `closed(path)` is told of each file that will not be written to again; `syncer` syncs and closes
+    in a thread of its own, where there is one.
     """
 
     def __init__(
@@ -110,6 +163,7 @@ class DataFile:
         say: Callable[[str], None],
         closed: Callable[[str], None],
         ledger: FileLedger | None = None,
+        syncer: Syncer | None = None,
     ) -> None:
         self.naming = naming
         self.path = ""
@@ -117,29 +171,42 @@ class DataFile:
         self._say = say
         self._closed = closed
         self._ledger = ledger
+        self._syncer = syncer
         self._fd = -1
         self.turns = -1  # files opened after the first
-        self.size = 0  # of the file that is open
+        self.size = 0  # of the file that is open; of a stream, what was written to it
         self.first = self.last = 0
+        self.stream = False  # is it no regular file, but a pipe, a FIFO, a terminal?
+        self._torn = False  # did a stream take a part of a line?
         self._period = 0
         self._number = 0
         self._identity = (0, 0)
+
+    def set_naming(self, naming: Naming) -> None:
+        """From the next `reopen` on, files have these names."""
+        self.naming = naming
 
     def turn(self) -> None:
         """Open the file of now where none is open or another one is due. OSError where it cannot be had."""
         now = time.time()
         period = self.naming.period(now)
-        if self._fd >= 0 and period != self._period:
-            self._leave()
-            self._number = 0
-        if self._fd >= 0 and self.naming.most_bytes and self.size >= self.naming.most_bytes:
-            self._leave()
-            self._number += 1
-        if self._fd >= 0 and self._gone():
-            self._say(f"Session file was moved or removed: {self.path}")
-            self._leave(tell=False)
+        if self._fd >= 0 and not self.stream:
+            if period != self._period:
+                self._leave()
+                self._number = 0
+            elif self.naming.most_bytes and self.size >= self.naming.most_bytes:
+                self.follow()
+            elif self._gone():
+                self._say(f"Session file was moved or removed: {self.path}")
+                self._leave(tell=False)
         if self._fd < 0:
             self._enter(now, period)
+
+    def follow(self) -> None:
+        """The file has its full size: the next `turn` opens the numbered one that follows it."""
+        if self._fd >= 0:
+            self._leave()
+            self._number += 1
 
     def _gone(self) -> bool:
         try:
@@ -151,18 +218,15 @@ class DataFile:
     def _enter(self, now: float, period: int) -> None:
         base = self.naming.path(now)
         path = numbered(base, self._number)
-        while self.naming.most_bytes and os.path.exists(path) and os.path.getsize(path) >= self.naming.most_bytes:
+        while self._is_full(path):
             self._number += 1
             path = numbered(base, self._number)
-        folder = os.path.dirname(path)
-        if folder and not os.path.isdir(folder):
-            os.makedirs(folder, 0o755, exist_ok=True)
-            self._say(f"Create directories: {folder}")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = self._open(path)
         try:
             status = os.fstat(fd)
-            size = end_half_line(fd)
-            if size != status.st_size:
+            stream = not stat.S_ISREG(status.st_mode)
+            size = 0 if stream else end_half_line(fd)
+            if not stream and size != status.st_size:
                 self._say(f"The last line of {path} is cut off, as a crash leaves it; new lines follow on their own.")
         except OSError:
             os.close(fd)
@@ -170,24 +234,88 @@ class DataFile:
         before, self.path = self.path, path
         if before not in ("", path):
             self._closed(before)
-        self._fd, self.size, self._period = fd, size, period
+        self._fd, self.size, self._period, self.stream = fd, size, period, stream
         self.turns += 1
         self._identity = (status.st_dev, status.st_ino)
         self.sessions = self.first = self.last = 0
         if self._ledger:
-            self._ledger.opened(path, size)
-        self._say(f"Created a session file: {path}")
+            self._ledger.opened(path, size, stream)
+        self._say(f"{'Writing session data to the stream' if stream else 'Created a session file'}: {path}")
+
+    def _is_full(self, path: str) -> bool:
+        """Has an earlier run filled this file, to its bound or to the limit of this process?"""
+        try:
+            size = os.stat(path).st_size
+        except OSError:  # not there or not reachable: opening it will tell
+            return False
+        return bool(self.naming.most_bytes and size >= self.naming.most_bytes) or _over_limit(size + 1)
+
+    def _open(self, path: str) -> int:
+        if is_standard_output(path):
+            return os.dup(1)
+        folder = os.path.dirname(path)
+        if folder and not os.path.isdir(folder):
+            os.makedirs(folder, 0o755, exist_ok=True)
+            self._say(f"Create directories: {folder}")
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def write(self, lines: bytes) -> int:
         """Append whole lines; returns how many bytes of them are in the file, at least one line.
 
         OSError where not even one fits: then nothing of them is in the file.
         """
+        if self.stream:
+            return self._write_to_stream(lines)
         try:
             written = append(self._fd, self.size, lines, self.path)
         finally:
             self.size = os.fstat(self._fd).st_size
         return written
+
+    def write_pieces(self, pieces: Iterable[bytes]) -> int:
+        """Append one line that comes in pieces, for one too large to be held in memory; returns its bytes.
+
+        OSError where it does not fit: then nothing of it is in the file."""
+        begin, total = self.size, 0
+        try:
+            for piece in pieces:
+                if self.stream:
+                    self._write_to_stream(piece, within=total > 0)
+                total += len(piece)
+                if not self.stream:
+                    write_all(self._fd, piece, self.path)
+        except BaseException:
+            if not self.stream:
+                take_back(self._fd, begin, total)
+            raise
+        finally:
+            if not self.stream:
+                self.size = os.fstat(self._fd).st_size
+        return total
+
+    def _write_to_stream(self, data: bytes, within: bool = False) -> int:
+        """All of it, however long the reader takes; where the reader goes away, whole lines are what was written.
+        OSError where it took not even one. `within` continues a line."""
+        before = b"\n" if self._torn and not within else b""
+        data = before + data
+        at = 0
+        try:
+            while at < len(data):
+                try:
+                    at += os.write(self._fd, data[at : at + STREAM_BYTES])
+                except BlockingIOError:  # who shares standard output with us has set O_NONBLOCK
+                    room = select.poll()
+                    room.register(self._fd, select.POLLOUT)
+                    room.poll(1000)
+        except OSError:
+            if not (whole := max(0, data.rfind(b"\n", 0, at) + 1 - len(before))) or within:
+                raise
+            return whole
+        finally:
+            self.size += at
+            if at:
+                self._torn = data[at - 1 : at] != b"\n"
+        return len(data) - len(before)
 
     def holds(self, instants: Iterable[int]) -> None:
         """What was written is of these times (ns)."""
@@ -200,17 +328,20 @@ class DataFile:
     def mark(self) -> None:
         """Let the ledger say from time to time how things stand."""
         if self._ledger and self._fd >= 0:
-            self._ledger.mark(self.path, self.size, self.first, self.last)
+            self._ledger.mark(self.path, self.size, self.first, self.last, self.stream)
 
     def _leave(self, tell: bool = True) -> None:
         fd, self._fd = self._fd, -1
-        try:
-            os.fsync(fd)
-        except OSError as problem:
-            self._say(f"Failed to sync {self.path}: {problem.strerror}")
-        os.close(fd)
+        if self.stream:
+            if unread := _unread(fd):
+                self._say(f"{self.path}: {unread} bytes are in the pipe, and nobody has read them yet.")
+            os.close(fd)
+        elif self._syncer:
+            self._syncer.close(fd, self.path)
+        else:
+            sync_and_close(fd, self.path, self._say)
         if self._ledger:
-            self._ledger.closed(self.path, self.size, self.first, self.last)
+            self._ledger.closed(self.path, self.size, self.first, self.last, self.stream)
         self._say(f"Wrote {self.sessions} session data.")
         if not tell:
             self.path = ""

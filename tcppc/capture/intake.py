@@ -8,14 +8,17 @@ A deque's append and popleft are atomic, so that putting costs no lock; the writ
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tcppc.records import Session, Step
 from tcppc.sightings import Sighting
 
 # Log lines that may wait; a writer that is this far behind has better things to do than to talk.
 MOST_EVENTS = 100_000
+MEMORY_TRIES = 50
+MEMORY_PAUSE_SECONDS = 0.1
 
 
 class Event(NamedTuple):
@@ -49,14 +52,32 @@ class Intake:
         self._asleep = False
         self._wake = threading.Event()
 
+    def adopt(self, talkative: bool, steps: bool) -> None:
+        """For sessions from now on."""
+        self.talkative, self.steps = talkative, steps
+
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Hand over a session that has ended, a datagram, a step of a session, or what the watch saw."""
-        self._items.append(item)
+        """Hand over a session that has ended, a datagram, a step of a session, or what the watch saw. Out of memory it
+        waits for some; MemoryError where there is none for long."""
+        try:
+            self._items.append(item)
+        except MemoryError:
+            self._put_later(item)
         if self._asleep:
             self._wake.set()
+
+    def _put_later(self, item: Item) -> None:
+        for _ in range(MEMORY_TRIES):
+            time.sleep(MEMORY_PAUSE_SECONDS)  # the writer gives some back meanwhile
+            try:
+                self._items.append(item)
+                return
+            except MemoryError:
+                continue
+        self._items.append(item)
 
     def tell(self, session: Session, count: int, data: bytes = b"", open_sessions: int = 0) -> None:
         """Hand over an event; only where `talkative`."""
@@ -81,4 +102,13 @@ class Intake:
     def take(self, most: int) -> list[Item]:
         """Up to `most` items in the order they came."""
         items = self._items
-        return [items.popleft() for _ in range(min(most, len(items)))]
+        count = min(most, len(items))
+        # Room first: no memory is asked for once the first one has been taken out.
+        taken: list[Any] = [None] * count
+        for number in range(count):
+            taken[number] = items.popleft()
+        return taken
+
+    def give_back(self, taken: list[Item]) -> None:
+        """What `take` gave could not be dealt with: it is the first again."""
+        self._items.extendleft(reversed(taken))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from pathlib import Path
 
@@ -58,3 +59,12 @@ def sessions_possible(descriptors: int) -> int:
     if user != resource.RLIM_INFINITY:
         bounds.append(user - SPARE_THREADS)
     return max(1, min(bounds))
+
+
+def why(problem: OSError) -> str:
+    """What an OSError says, for people: a limit of this process is named as what it is."""
+    if problem.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY:
+            return f"the file size limit (ulimit -f) is {limit} bytes"
+    return problem.strerror or str(problem) or type(problem).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from time import time_ns
+from time import monotonic_ns
 from typing import Any
 
 from tcppc.protocols.proxy_header import Header, read
@@ -21,14 +21,14 @@ def trusted(address: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool
 
 
 def receive(sock: socket.socket | Any, heard: bytearray, until: int) -> Header:
-    """The header, read before `until` (ns since the epoch); `heard` gets all that came, with what follows the header.
+    """The header, read before `until` (monotonic ns); `heard` gets all that came, with what follows the header.
     ValueError with the reason where it is none, OSError (BlockingIOError for time) where the connection gives out."""
     while (header := read(bytes(heard))) is None:
         data = sock.recv(READ_BYTES)
         if not data:
             raise ValueError("the connection ended within the header")
         heard += data
-        if time_ns() > until:
+        if monotonic_ns() > until:
             raise BlockingIOError
     return header
 

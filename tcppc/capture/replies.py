@@ -52,7 +52,7 @@ class Replies:
             return
         session.spoken = Spoken(name, credentials=findings.credentials)
         charge = len(reply) + REPLY_CHARGE
-        if not reply or not self._server.books.take(charge):
+        if not reply or not self._server.books.take(charge, session.source, small=True):
             return
         session.charge += charge
         if self._send(reply, session, peer, local):
@@ -85,6 +85,7 @@ class Replies:
             if not sockets.set_transparent(sock):
                 raise PermissionError("an answer from another port needs CAP_NET_ADMIN")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((session.dst, session.dport))
+            # A link-local address has the zone of who is answered.
+            sock.bind((session.dst, session.dport, *((0, peer[3]) if family == socket.AF_INET6 else ())))
             address = (session.src, session.sport) if family == socket.AF_INET else (peer[0], *peer[1:])
             sock.sendto(reply, socket.MSG_DONTWAIT, address)

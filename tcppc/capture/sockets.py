@@ -9,7 +9,10 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
 from tcppc.problems import Failure
 
@@ -18,6 +21,7 @@ IP_RECVORIGDSTADDR = IP_ORIGDSTADDR = 20
 IPV6_TRANSPARENT = 75  # linux/in6.h
 IPV6_RECVORIGDSTADDR = IPV6_ORIGDSTADDR = 74
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35  # SO_TIMESTAMPNS_OLD: struct timespec of this machine's long
 SO_RXQ_OVFL = 40
 SO_MEMINFO = 55
@@ -32,7 +36,9 @@ _TIMESPEC = struct.Struct("ll")
 # recvmsg(2) ancillary room for one of each: sockaddr_in, sockaddr_in6, timespec, u32.
 ANCILLARY_BYTES = sum(map(socket.CMSG_SPACE, (16, 28, _TIMESPEC.size, 4)))
 
+# A family and an address, with its zone where it has one: "fe80::1%eth0".
 Address = tuple[socket.AddressFamily, str]
+_OWN_IPV6 = Path("/proc/net/if_inet6")
 
 
 class ListenError(Failure, OSError):
@@ -44,21 +50,92 @@ def resolve(hosts: Iterable[str]) -> list[Address]:
     found: list[Address] = []
     for host in hosts:
         try:
-            answers = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            answers = socket.getaddrinfo(
+                _with_index(host.strip("[]")), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         except (OSError, UnicodeError) as problem:
+            if isinstance(problem, ListenError):
+                raise
             reason = problem.strerror if isinstance(problem, OSError) else "it is no host name"
             raise ListenError(
                 f"cannot listen on {host!r}: {reason}; expected an address or a name of this host"
             ) from None
         for family, _, _, _, address in answers:
-            if family in (socket.AF_INET, socket.AF_INET6) and (family, str(address[0])) not in found:
-                found.append((family, str(address[0])))
+            if family in (socket.AF_INET, socket.AF_INET6) and (family, zoned(address)) not in found:
+                found.append((family, zoned(address)))
     return found
+
+
+def _with_index(host: str) -> str:
+    """A link-local address with its interface's number; others as they are. ListenError where it lacks one, or has one
+    that is none of this host's."""
+    address, percent, zone = host.partition("%")
+    try:
+        parsed = ip_address(address)
+    except ValueError:  # a name
+        return host
+    interfaces = {name: number for number, name in socket.if_nameindex()}
+    known = ", ".join(interfaces)
+    if not (parsed.version == 6 and parsed.is_link_local):
+        if percent:
+            raise ListenError(f"cannot listen on {host!r}: only link-local addresses (fe80::/10) have a zone")
+        return host
+    if not zone:
+        raise ListenError(
+            f"cannot listen on {host!r}: a link-local address needs its interface: expected {address}%NAME, of {known}"
+        )
+    number = interfaces.get(zone) or (int(zone) if zone.isascii() and zone.isdigit() and len(zone) < 10 else 0)
+    if number not in interfaces.values():
+        raise ListenError(f"cannot listen on {host!r}: there is no interface {zone!r}; expected one of {known}")
+    return f"{address}%{number}"
+
+
+def zoned(address: Sequence[Any]) -> str:
+    """The address of what getsockname(2) or getaddrinfo(3) gave, with its zone."""
+    if len(address) < 4 or not address[3]:
+        return str(address[0])
+    try:
+        zone = socket.if_indextoname(address[3])
+    except OSError:  # gone meanwhile
+        zone = str(address[3])
+    return f"{address[0]}%{zone}"
+
+
+def bound(address: Address, port: int) -> tuple[Any, ...]:
+    """As bind(2) takes it. OSError where an interface is gone."""
+    host, percent, zone = address[1].partition("%")
+    return (host, port, 0, socket.if_nametoindex(zone)) if percent else (host, port)
+
+
+def named(address: Sequence[Any]) -> str:
+    """host:port of what getsockname(2) gave."""
+    return shown(zoned(address), address[1])
 
 
 def shown(address: str, port: int) -> str:
     """host:port, an IPv6 address in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def lacks(family: int, problem: OSError) -> bool:
+    """Does what socket(2) or bind(2) says mean that this host has no such family? Its kernel is without it, the unit
+    forbids it (RestrictAddressFamilies=), or IPv6 is off on all interfaces."""
+    if problem.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6:
+        try:
+            return not _OWN_IPV6.read_bytes()
+        except OSError:  # a kernel without IPv6 has no such file; without /proc nothing is known
+            return Path("/proc/net").exists()
+    return problem.errno == errno.EAFNOSUPPORT
+
+
+def lacking(family: int, problem: OSError) -> str:
+    """What is wrong then."""
+    return f"this host has no {'IPv4' if family == socket.AF_INET else 'IPv6'} ({problem.strerror})"
+
+
+def instead(family: int) -> str:
+    """And what would be right."""
+    return "an IPv6 address, such as ::" if family == socket.AF_INET else "an IPv4 address, such as 0.0.0.0"
 
 
 def plain(address: str) -> str:
@@ -152,3 +229,21 @@ def drops(sock: socket.socket) -> int:
     data = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
     values = struct.unpack(f"={len(data) // 4}I", data)
     return values[_SK_MEMINFO_DROPS] if len(values) > _SK_MEMINFO_DROPS else 0
+
+
+def backlog(sock: socket.socket) -> int:
+    """TCP_INFO of a listening socket: how many connections wait to be accepted (tcpi_unacked, the fifth u32 behind
+    eight bytes in linux/tcp.h, is its back-log)."""
+    data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8 + 5 * 4)
+    return int(struct.unpack_from("=I", data, 8 + 4 * 4)[0]) if len(data) >= 28 else 0
+
+
+def take_no_more(sock: socket.socket) -> None:
+    """Have the kernel take nothing more for this datagram socket; what is in its buffer can still be read. OSError
+    where that cannot be had."""
+    import ctypes  # at a stop alone
+
+    # struct sock_filter and sock_fprog of linux/filter.h: one instruction, BPF_RET | BPF_K, 0 bytes.
+    instruction = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("@HP", 1, ctypes.addressof(instruction))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -8,18 +8,21 @@ import select
 import socket
 import socketserver
 import threading
-from time import monotonic, time_ns
+from time import monotonic, sleep, time_ns
 from typing import Any
 
 from tcppc.capture import proxy, sockets
 from tcppc.capture.books import SESSION_CHARGE, Books, source_key
-from tcppc.capture.conversation import FIRST_READ, Conversation, Server, Terms
+from tcppc.capture.conversation import LARGE_READ, Conversation
 from tcppc.capture.intake import ESTABLISHED, Intake
 from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Awaited
+from tcppc.capture.recorder import Recorder
+from tcppc.capture.spill import Spill
+from tcppc.capture.terms import Server, Terms
 from tcppc.capture.threads import Crew
 from tcppc.capture.touched import Touched
-from tcppc.log import Log
+from tcppc.log import Log, Seldom
 from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
 
@@ -30,11 +33,11 @@ _OF_ONE_CONNECTION = {
     errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
 }  # fmt: skip
 ACCEPT_PAUSE_SECONDS = 0.1
-SAY_AGAIN_SECONDS = 60.0
 SEND_TIMEOUT_SECONDS = 10.0
-# At a stop, so many of the back-log are still recorded: twice net.core.somaxconn's usual 4096, and less than a second's
-# work, so that a flood cannot keep a stop from ending.
-MOST_PENDING = 8192
+# How often it is looked whether the back-log is empty at a stop, while the crew serves it.
+DRAIN_PAUSE_SECONDS = 0.005
+# Of a connection that is refused, so many reads at most: what the kernel had when it was accepted.
+MOST_REFUSED_READS = 256
 
 # `SocketType` is what socket.socket extends: the same methods, without file objects and context managers.
 Request = tuple[Any, Any]
@@ -62,13 +65,16 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         books: Books,
         intake: Intake,
         log: Log,
+        spill: Spill | None = None,
         given: socket.socket | None = None,
         origin: Origin | None = None,
     ) -> None:
         self.address_family = address[0]
         self.books = books
         self.intake = intake
+        self.spill = spill
         self.stopping = False
+        self.progress = 0  # connections accepted: it moves while the server is busy, however long a probe waits
         self.actions: Touched | None = None
         self.transparent = False
         self.awaited = Awaited()
@@ -77,11 +83,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         self._alone = alone
         self._stop = threading.Event()
         self._sessions: dict[Session, socket.socket] = {}  # open ones; dict operations are atomic
-        self._said: dict[str, float] = {}
+        self._seldom = Seldom()
         # A listener that others hold too cannot be shut down to wake who waits at it: they wait for this one as well.
         self._wake_fd = os.eventfd(0) if given else -1
         # The handler class is not used: finish_request is overridden, and saves a call and an object a session.
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        super().__init__(sockets.bound(address, port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         if given:
             self._take_over(given)
         self.set_terms(terms)
@@ -90,7 +96,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     @property
     def name(self) -> str:
         """host:port as listened on."""
-        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self.server_address)
 
     @property
     def port(self) -> int:
@@ -98,14 +104,19 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
 
     def server_bind(self) -> None:
         sockets.set_v6only(self.socket, self._alone)
-        self.transparent = sockets.set_transparent(self.socket)
+        self._prepare()
         super().server_bind()
+
+    def _prepare(self) -> None:
+        self.transparent = sockets.set_transparent(self.socket)
+        # Urgent data stays where it is in the stream (RFC 6093); accepted sockets inherit it.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
     def _take_over(self, given: socket.socket) -> None:
         self.socket.close()
         self.socket = given
         given.setblocking(False)
-        self.transparent = sockets.set_transparent(given)
+        self._prepare()
         self.server_address = given.getsockname()
         self.server_activate()
 
@@ -122,32 +133,39 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         """Is somebody waiting for the next connection?"""
         return self._crew.accepting()
 
-    def stop(self) -> None:
-        """Accept no more and wake every session; each ends as `closed: shutdown`, those too that the kernel had
-        accepted for us. May be called twice."""
+    def pause(self, seconds: float) -> None:
+        """Wait so long; a stop ends it."""
+        self._stop.wait(seconds)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Wake every session; each ends as `closed: shutdown`. Those that the kernel had accepted for us are served
+        too, by the crew, for `timeout` seconds at most. May be called twice."""
         self.stopping = True
-        self._crew.stop()
         self._stop.set()
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
-        else:
-            self._take_pending()
-            _wake(self.socket)
         for sock in list(self._sessions.values()):
             _wake(sock)
+        if self._wake_fd >= 0:
+            self._crew.stop()
+            os.eventfd_write(self._wake_fd, 1)
+            return
+        self._drain(timeout)
+        self._crew.stop()
+        _wake(self.socket)
 
-    def _take_pending(self) -> None:
-        """Clients in the back-log are connected and may have sent: record what has arrived."""
-        self.socket.setblocking(False)
-        for _ in range(MOST_PENDING):
-            try:
-                request = self.get_request()
-            except OSError:  # none left, or no descriptor left for them
-                return
-            try:
-                self._serve(request)
-            except Exception as problem:
-                self._failed(problem)
+    def _drain(self, timeout: float) -> None:
+        """Clients in the back-log are connected and may have sent: the crew records what has arrived. A shutdown of the
+        listener would reset them."""
+        until = monotonic() + timeout
+        pending = select.poll()
+        try:
+            pending.register(self.socket, select.POLLIN)
+            while pending.poll(0):
+                if monotonic() > until:
+                    self.books.left_unread(sockets.backlog(self.socket))
+                    return
+                sleep(DRAIN_PAUSE_SECONDS)
+        except (OSError, ValueError):  # closed already: stopped twice
+            return
 
     def join(self, timeout: float) -> int:
         """Wait for the sessions; returns how many threads are left after `timeout` seconds."""
@@ -164,6 +182,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     def get_request(self) -> Request:
         """socket.accept() without its three enum look-ups and its Python subclass, which cost a session 2 µs of 46."""
         fd, address = self.socket._accept()  # type: ignore[attr-defined]
+        self.progress += 1
         return socket.SocketType(self.address_family, socket.SOCK_STREAM, 0, fd), address
 
     def _get(self) -> Request | None:
@@ -187,8 +206,7 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
     def _accept_failed(self, problem: OSError) -> None:
         name = errno.errorcode.get(problem.errno or 0, str(problem.errno))
         count = self.books.error(f"accept_{name}")
-        if monotonic() - self._said.get(name, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
-            self._said[name] = monotonic()
+        if self._seldom.due(name):
             self.log(f"Failed to accept a new connection: {name}: {problem.strerror} ({count} times so far); going on.")
         if problem.errno not in _OF_ONE_CONNECTION:
             self._stop.wait(ACCEPT_PAUSE_SECONDS)
@@ -206,8 +224,8 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         finally:
             request.close()
 
-    def _begin(self, sock: socket.socket, peer: Any) -> tuple[Session, str | bytes, str]:
-        """The session of a new connection, its source's key, and the bound that refuses it or ""."""
+    def _begin(self, sock: socket.socket, peer: Any) -> tuple[Session, str]:
+        """The session of a new connection, and the bound that refuses it or ""."""
         start = time_ns()
         local = sock.getsockname()
         src, dst = peer[0], local[0]
@@ -217,15 +235,14 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
         if self.origin and dport == self.port:
             src, sport, dst, dport = self.origin.of_connection(sock, Flow(src, sport, dst, dport))
         session = Session("tcp", src, sport, dst, dport, start)
-        key = source_key(src)
-        bound = self.books.enter(key)
+        bound, session.source = self.books.enter(source_key(src))
         if bound not in ("memory", "disk"):
             session.charge = SESSION_CHARGE
-        return session, key, bound
+        return session, bound
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Record one connection from its first byte to its last."""
-        session, key, bound = self._begin(request, client_address)
+        session, bound = self._begin(request, client_address)
         if self.intake.talkative:
             self.intake.tell(session, ESTABLISHED, open_sessions=self.books.open)
         try:
@@ -244,29 +261,41 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             raise
         finally:
             self._sessions.pop(session, None)
-            session.end = time_ns()
-            self.books.leave(source_key(session.src) if session.proxy and not bound else key)
+            self._end(session, bound)
+
+    def _end(self, session: Session, bound: str) -> None:
+        """Hand the session over to the writer; one for whose record there was no memory is dropped."""
+        session.end = time_ns()
+        self.books.leave(session.source)
+        if session.charge:
             if self.actions and self.actions.sessions:
                 self.actions.session("end", session)
-            if session.charge:
-                self.intake.put(session)
-            else:
-                self.books.drop(bound)
+            self.intake.put(session)
+        else:
+            self.books.drop(bound, 1, session.bytes)
 
     def _refuse(self, sock: socket.socket, session: Session) -> None:
         """Over a bound: keep what has come already, wait for nothing."""
         session.closed = "limit"
+        recorder = Recorder(
+            session, self.books, self.intake, self.spill, self.terms.session_bytes, self.terms.session_payloads
+        )
+        recorder.steps = False  # its record is one line
+        proxied = bool(self.terms.proxies) and proxy.trusted(session.src, self.terms.proxies)
+        _wake(sock)  # from here on the kernel acknowledges nothing more
         try:
-            data = sock.recv(FIRST_READ, socket.MSG_DONTWAIT)
-        except OSError:  # nothing there yet, or gone already: the record says the rest
+            for _ in range(MOST_REFUSED_READS):
+                data = sock.recv(LARGE_READ, socket.MSG_DONTWAIT)
+                if not data:
+                    return
+                if proxied:
+                    data, proxied = proxy.behind(data, session), False
+                if data and session.charge:
+                    recorder.keep(data, time_ns())
+                else:
+                    recorder.count(len(data))
+        except OSError:  # nothing more is there, or it is gone already: the record says the rest
             return
-        if data and session.charge and self.books.take(len(data)):
-            session.charge += len(data)
-            if self.terms.proxies and proxy.trusted(session.src, self.terms.proxies):
-                data = proxy.behind(data, session)
-            if data:
-                session.payloads.append((time_ns(), data))
-                session.bytes = len(data)
 
     def _refuse_for_threads(self, request: Request) -> None:
         """No thread could be started: this one records the connection as refused and goes back to accept."""
@@ -275,15 +304,10 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             sock.close()
             return
         try:
-            session, key, _ = self._begin(sock, address)
+            session, bound = self._begin(sock, address)
             self._refuse(sock, session)
-            session.end = time_ns()
-            self.books.leave(key)
             self.books.refuse("threads")
-            if session.charge:
-                self.intake.put(session)
-            else:
-                self.books.drop(self.books.scarce)
+            self._end(session, bound or "threads")
         finally:
             sock.close()
 

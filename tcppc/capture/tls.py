@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import warnings
+from collections.abc import Iterator
 from importlib import resources
 
 # A client hello, certificates that nobody asked for, and the rest of a handshake; OpenSSL has its own bound on each
@@ -18,6 +19,7 @@ MOST_HANDSHAKE_BYTES = 128 * 1024
 TUNNEL_CHARGE = 48 * 1024
 # One TLS record's plain text (RFC 8446 §5.1), the most that one read gives.
 RECORD_BYTES = 16384
+HEAD_BYTES = 5
 
 
 def context(pairs: list[tuple[str, str]]) -> ssl.SSLContext:
@@ -91,6 +93,11 @@ class Tunnel:
         return self._outgoing.read()
 
     @property
+    def unread(self) -> int:
+        """How many of the bytes that were fed OpenSSL has not taken: it takes them record by record."""
+        return self._incoming.pending
+
+    @property
     def version(self) -> str | None:
         return self._object.version()
 
@@ -98,6 +105,34 @@ class Tunnel:
     def cipher(self) -> str | None:
         named = self._object.cipher()
         return named[0] if named else None
+
+
+def _records(data: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """(begin, end) of each TLS record as its head says it (RFC 8446 §5.1), the end of the last beyond `data` where it
+    is not whole."""
+    at = 0
+    while len(data) - at >= HEAD_BYTES:
+        end = at + HEAD_BYTES + int.from_bytes(data[at + 3 : at + HEAD_BYTES], "big")
+        yield at, end
+        at = end
+
+
+def drop_whole_records(data: bytearray) -> None:
+    """Leave of raw bytes that begin with a record what is not whole yet."""
+    whole = 0
+    for _, end in _records(data):
+        if end <= len(data):
+            whole = end
+    del data[:whole]
+
+
+def since_record_before(data: bytes | bytearray, taken: int) -> int:
+    """Where the record begins of which `taken` is the end, or its head's end: the last that OpenSSL has looked at."""
+    begin = 0
+    for at, _ in _records(data):
+        if at < taken:
+            begin = at
+    return begin
 
 
 def reason(problem: ssl.SSLError) -> str:

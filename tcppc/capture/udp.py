@@ -17,7 +17,7 @@ from tcppc.capture.origin import Origin
 from tcppc.capture.probe import Awaited
 from tcppc.capture.replies import Replies
 from tcppc.capture.touched import Touched
-from tcppc.log import Log
+from tcppc.log import Log, Seldom
 from tcppc.personas.registry import Personas
 from tcppc.protocols.conntrack import Flow
 from tcppc.records import Session
@@ -26,7 +26,8 @@ POLL_SECONDS = 1.0
 # How long datagrams gather in the kernel once they come thick: 5,000 a second cost 16 µs each with 0.01, 14 with 0.03.
 GATHER_SECONDS = 0.03
 ERROR_PAUSE_SECONDS = 0.1
-SAY_AGAIN_SECONDS = 60.0
+# What is not read in the time of a stop is counted by reading it away, so fast that this is never reached.
+COUNT_SECONDS = 1.0
 
 
 class UDPServer(socketserver.ThreadingUDPServer):
@@ -57,6 +58,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self.buffer = buffer
         self.transparent = False
         self.stopping = False
+        self.progress = 0  # datagrams read: it moves while the server is busy, however long a probe waits
         self.awaited = Awaited()
         self.personas: Personas | None = None
         self.actions: Touched | None = None
@@ -67,8 +69,10 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self._intake = intake
         self._log = log
         self._drops = 0
-        self._said = -SAY_AGAIN_SECONDS
-        super().__init__((address[1], port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
+        self._drops_counted = False  # to the end: nothing more is taken
+        self._until = float("inf")  # when reading ends (monotonic seconds)
+        self._seldom = Seldom()
+        super().__init__(sockets.bound(address, port), socketserver.BaseRequestHandler, bind_and_activate=given is None)
         self._shared = given is not None
         if given:
             self._take_over(given)
@@ -79,7 +83,7 @@ class UDPServer(socketserver.ThreadingUDPServer):
     @property
     def name(self) -> str:
         """host:port as listened on."""
-        return sockets.shown(*self.server_address[:2])  # type: ignore[arg-type]
+        return sockets.named(self.server_address)
 
     @property
     def port(self) -> int:
@@ -104,6 +108,10 @@ class UDPServer(socketserver.ThreadingUDPServer):
         self.server_address = given.getsockname()
         with contextlib.suppress(OSError):  # a kernel before 4.12: see count_lost
             self._drops = sockets.drops(given)  # those before were another one's
+
+    def set_personas(self, personas: Personas | None) -> None:
+        """Who answers datagrams from now on; None for nobody."""
+        self.personas = personas
 
     def start(self) -> None:
         self._thread.start()
@@ -134,9 +142,9 @@ class UDPServer(socketserver.ThreadingUDPServer):
         told, admit, put = sockets.told, self._books.datagram, self._intake.put
         shared, awaited, origin = self._shared, self.awaited, self._origin
         wait, came = 0, False
-        while not (shared and self.stopping):
+        while not (self.stopping and (shared or monotonic() > self._until)):
             try:
-                data, ancillary, _, peer = recvmsg(most, room, wait)
+                data, ancillary, flags, peer = recvmsg(most, room, wait)
             except BlockingIOError:  # nothing there (MSG_DONTWAIT), or nothing came for long (SO_RCVTIMEO)
                 wait, came = (socket.MSG_DONTWAIT, False) if came else (0, False)
                 if wait:
@@ -145,27 +153,34 @@ class UDPServer(socketserver.ThreadingUDPServer):
             if peer is None:
                 return
             wait, came = socket.MSG_DONTWAIT, True
+            self.progress += 1
             dst, dport, instant, lost = told(ancillary)
             if lost:
                 self._count_drops(lost)
             if awaited and awaited.came(peer[:2], data):
                 continue
             size = len(data)
-            if not admit(size):
-                continue
             src = sockets.plain(peer[0]) if self._six else peer[0]
+            source = admit(size, src)
+            if source is False:
+                continue
             local = dst or self._own, dport or self._port
             flow = src, peer[1], *local
             if origin and flow[3] == self._port:
                 flow = origin.of("udp", Flow(*flow))
             now = instant or time_ns()
             session = Session("udp", *flow, now, [(now, data)], size)
-            session.charge = size + SESSION_CHARGE
-            if self.personas:
-                self._answer(session, data, peer, local)
-            if self.actions and self.actions.sessions:
-                self.actions.datagram(session)
-            put(session)
+            session.charge, session.source = size + SESSION_CHARGE, source
+            if flags & socket.MSG_TRUNC:
+                session.truncated = True
+                self._books.cut("datagram_size")
+            try:
+                if self.personas:
+                    self._answer(session, data, peer, local)
+                if self.actions and self.actions.sessions:
+                    self.actions.datagram(session)
+            finally:  # whatever is wrong there, it was taken out of the kernel and is charged
+                put(session)
 
     def _answer(self, session: Session, data: bytes, peer: Any, local: tuple[str, int]) -> None:
         """Have a persona say something back. Whatever goes wrong, the datagram is recorded."""
@@ -175,19 +190,17 @@ class UDPServer(socketserver.ThreadingUDPServer):
             count = self._books.error("persona_errors")
             if session.spoken:
                 session.spoken.error = safe(problem)
-            if monotonic() - self._said >= SAY_AGAIN_SECONDS:
-                self._said = monotonic()
+            if self._seldom.due("persona"):
                 self._log(f"Persona for UDP: {safe(problem)} ({count} times so far); going on.")
 
     def _count_drops(self, total: int) -> None:
         """`total` is a u32 that wraps."""
         lost = (total - self._drops) & 0xFFFFFFFF
-        if not lost:
+        if not lost or self._drops_counted:
             return
         self._drops = total
         count = self._books.error("kernel_udp_drops", lost)
-        if monotonic() - self._said >= SAY_AGAIN_SECONDS:
-            self._said = monotonic()
+        if self._seldom.due("drops"):
             self._log(
                 f"UDP: {count} datagrams lost by the kernel so far: its buffer of {self.buffer} bytes was full; "
                 "raise capture.udp_buffer, and net.core.rmem_max where CAP_NET_ADMIN is missing."
@@ -195,17 +208,23 @@ class UDPServer(socketserver.ThreadingUDPServer):
 
     def _failed(self, problem: Exception) -> None:
         count = self._books.error("udp_errors")
-        if monotonic() - self._said >= SAY_AGAIN_SECONDS:
-            self._said = monotonic()
+        if self._seldom.due("read"):
             self._log(f"Failed to read UDP message: {problem} ({count} times so far); going on.")
 
-    def stop(self) -> None:
-        """Read what has arrived, then end. May be called twice."""
+    def stop(self, timeout: float = 1.0) -> None:
+        """Take nothing more, read what has arrived, for `timeout` seconds at most, then end. May be called twice."""
+        self._until = monotonic() + timeout
         self.stopping = True
         if self._shared:
             return  # a shutdown would be for good, also for others: the reader looks up each POLL_SECONDS
-        sockets.set_receive_timeout(self.socket, 0.001)
         try:
+            self.count_lost()
+            sockets.take_no_more(self.socket)
+            self._drops_counted = True
+        except OSError:  # then reading ends when the time is over, or once the socket is empty
+            pass
+        try:
+            sockets.set_receive_timeout(self.socket, 0.001)
             self.socket.shutdown(socket.SHUT_RD)
         except OSError:  # ENOTCONN on an unconnected socket, which wakes the reader all the same
             return
@@ -214,9 +233,27 @@ class UDPServer(socketserver.ThreadingUDPServer):
         """Wait for the thread; 1 where it has not ended after `timeout` seconds."""
         if self._thread.ident:
             self._thread.join(timeout)
+        if not self._shared:
+            self._count_unread()
         self.count_lost()
         self.server_close()
         return int(self._thread.is_alive())
+
+    def _count_unread(self) -> None:
+        """Datagrams that are still in the socket: read away and counted."""
+        count = size = 0
+        room = bytearray(self.max_packet_size)
+        until = monotonic() + COUNT_SECONDS
+        try:
+            while monotonic() < until:
+                length, peer = self.socket.recvfrom_into(room, 0, socket.MSG_DONTWAIT)
+                if not peer:  # it is shut down and empty
+                    break
+                size += length
+                count += 1
+        except OSError:  # it is empty
+            pass
+        self._books.left_unread(datagrams=count, size=size)
 
     def count_lost(self) -> None:
         """Count also what was lost after the last datagram that came through."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 
+from tcppc.cli import standard
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
-from tcppc.problems import Failure, Misuse
+from tcppc.problems import NO_THREAD, Failure, Misuse, is_lack_of_threads
+from tcppc.text import harmless
 
+MOST_SAID = 5000  # characters of an error: a path may have 4096
 Command = Callable[[Sequence[str]], int]
 # Where each is: one is imported when it is called, since all of them take a quarter of a second.
 COMMANDS = {
@@ -17,7 +19,7 @@ COMMANDS = {
     "show": "reading.show_command",
     "nc": "netcat.listen",
     "account": "accounting.account",
-    "recover": "accounting.recover_command",
+    "recover": "recovering.recover_command",
     "rules": "ruling.rules_command",
     "watch": "watching.watch_command",
     "actions": "acting.actions_command",
@@ -32,51 +34,51 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every expected error is one line on standard error."""
-    _open_standard_descriptors()
+    standard.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    code = _guarded(lambda: _run(arguments))
+    # What was printed before something went wrong is written too; and Python's own end would have no words for it.
+    return _guarded(sys.stdout.flush) or code
+
+
+def _run(arguments: list[str]) -> int:
     name = "serve"
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}, or flags alone")
+    return _command(name)(arguments)
+
+
+def _guarded(work: Callable[[], int | None]) -> int:
+    """The exit code of `work`, whose errors are said here."""
     try:
-        if name not in COMMANDS:
-            raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}, or flags alone")
-        code = _command(name)(arguments)
-        sys.stdout.flush()
-        return code
+        return work() or Exit.DONE
+    except SystemExit as end:  # --help, --version
+        return end.code if isinstance(end.code, int) else Exit.DONE
     except Misuse as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
-        return Exit.USAGE
+        return _said(str(problem), Exit.USAGE)
+    except standard.ReaderGoneError:  # who reads no more wants to be told nothing more
+        return Exit.FAILED
     except Failure as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
-        return Exit.FAILED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FAILED
+        return _said(str(problem), Exit.FAILED)
     except OSError as problem:
-        print(f"{PROGRAM}: {problem.filename or 'standard output'}: {problem.strerror}", file=sys.stderr)
-        if problem.filename is None:  # what it still holds has nowhere to go
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return Exit.FAILED
+        return _said(standard.reason(problem), Exit.FAILED)
+    except RuntimeError as problem:
+        if not is_lack_of_threads(problem):
+            raise
+        return _said(NO_THREAD, Exit.FAILED)
     except KeyboardInterrupt:
         return Exit.FAILED
+
+
+def _said(line: str, code: int) -> int:
+    shown = harmless(line)
+    print(f"{PROGRAM}: {shown if len(shown) <= MOST_SAID else f'{shown[:MOST_SAID]}...'}", file=sys.stderr)
+    return code
 
 
 def _command(name: str) -> Command:
     module, function = COMMANDS[name].split(".")
     found: Command = getattr(importlib.import_module(f"tcppc.cli.{module}"), function)
     return found
-
-
-def _open_standard_descriptors() -> None:
-    """Who starts us may have closed some of 0 to 2: what is opened next must not be taken for one of them."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, so this one
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
-        elif hasattr(stream, "reconfigure"):  # what a terminal's encoding has not is shown escaped
-            stream.reconfigure(errors="backslashreplace")

@@ -1,75 +1,112 @@
-"""`tcppc account` and `tcppc recover`: was anything lost, and what of it can be had back."""
+"""`tcppc account`: was anything lost, when, and why; and what is known of it."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from tcppc import clock, recover, values
-from tcppc.account import Account, Run, read, running
-from tcppc.capture.files import LEDGER, end_half_line
-from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
+from tcppc import clock, explanations, ledger_lines, values
+from tcppc.account import Account, account_of
+from tcppc.capture.files import LEDGER
+from tcppc.cli.arguments import Exit, UsageError, operator, parser
 from tcppc.cli.progress import Progress
-from tcppc.cli.reading import all_files, tell
-from tcppc.records import read_lines, run_of
-from tcppc.show import DataError, read_files, safe
+from tcppc.problems import Failure
+from tcppc.show import safe
 
-_ACCOUNT_EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   tcppc account /var/lib/tcppc      was anything lost, when, and why? exit 1 where the sums do not agree
   tcppc account -q data/ || mail    the same for a timer: says nothing while all is well
   tcppc account --since 30d data/   runs and files of the last thirty days alone
+  tcppc account --json data/        one object, for other programs
+  tcppc account --acknowledge --why 'power cut on Monday' data/    what is a problem of a run is known from now on
+  tcppc account --acknowledge --run 2026-11-28T09:52:06.837019845Z data/    of this run alone, and of its files
 """
 
 # The most problems and notes that are shown; one screen is what a person reads.
 MOST_LINES = 20
+MOST_SHOWN = 400  # characters of a line
+MOST_WHY = 500  # as `tcppc blocks` has it
+AGAIN_SECONDS = 0.2  # until a file that went away while we read is in the ledger
 
 
 def account(argv: Sequence[str]) -> int:
-    flags = parser("account", _ACCOUNT_EXAMPLES)
+    given = _arguments(argv)
+    try:
+        since = values.moment(given.since, time.time_ns()) if given.since else 0
+        why = values.text(given.why)
+    except ValueError as problem:
+        raise UsageError(f"expected {problem}") from None
+    if len(why) > MOST_WHY:
+        raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(why)}")
+    if (given.run or why) and not given.acknowledge:
+        raise UsageError("--run and --why go with --acknowledge")
+    agree = True
+    for folder in given.folders:
+        sums = _sums(folder, since)
+        if given.acknowledge:
+            sums = _acknowledge(sums, given.run, why)
+        agree = agree and sums.agrees()
+        if not (given.quiet and sums.agrees()):
+            lines = [json.dumps(_object(sums))] if given.json else map(_shown, _screen(sums))
+            print("\n".join(lines))
+    return Exit.DONE if agree else Exit.FAILED
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    flags = parser("account", _EXAMPLES)
     flags.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a folder with data files and their ledger")
     flags.add_argument("-q", "--quiet", action="store_true", help="say nothing where the sums agree")
+    flags.add_argument("--json", action="store_true", help="one JSON object a folder")
     flags.add_argument(
         "--since",
         metavar="WHEN",
         default="",
         help="leave out what ended before: a time stamp, or 90s, 10m, 2h, 30d ago",
     )
-    given = flags.parse_args(argv)
+    flags.add_argument(
+        "--acknowledge", action="store_true", help="write into the ledger that the problems of runs are known"
+    )
+    flags.add_argument("--run", default="", help="acknowledge this run alone (its id, or its start), and its files")
+    flags.add_argument("--why", metavar="TEXT", default="", help="the reason, for the ledger")
+    return flags.parse_args(argv)
+
+
+def _acknowledge(sums: Account, run: str, why: str) -> Account:
+    """The sums after it."""
     try:
-        since = values.moment(given.since, time.time_ns()) if given.since else 0
+        lines = explanations.acknowledge(sums, run, why, operator())
     except ValueError as problem:
-        raise UsageError(f"expected {problem}") from None
-    agree = True
-    for folder in given.folders:
-        sums = _sums(folder, since)
-        agree = agree and sums.agrees()
-        if not (given.quiet and sums.agrees()):
-            print("\n".join(safe(line) for line in _screen(sums)))
-    return Exit.DONE if agree else Exit.FAILED
+        raise UsageError(f"--run: expected {problem}") from None
+    try:
+        ledger_lines.add(sums.ledger, lines)
+    except OSError as problem:
+        raise Failure(f"{sums.ledger}: cannot be written to: {problem.strerror}; nothing is acknowledged") from None
+    sums = _sums(sums.folder, sums.since)
+    for file, key in dict.fromkeys((finding.file, finding.run) for finding in sums.findings if finding.file):
+        began = sums.runs[key].began if key in sums.runs else key
+        sums.notes.append(f"not acknowledged: {file}: --acknowledge --run {began} covers the files of its run too")
+    return sums
 
 
 def _sums(folder: Path, since: int) -> Account:
+    """Once more where a file went away meanwhile: a sensor that runs compresses and removes them."""
+    sums = _read(folder, since)
+    if sums.files.moving and (sums.running or sums.unheard):
+        time.sleep(AGAIN_SECONDS)
+        sums = _read(folder, since)
+    return sums
+
+
+def _read(folder: Path, since: int) -> Account:
     ledger = folder / LEDGER
-    sums = Account(folder, since)
-    damaged: list[int] = []
-    young = not since
     try:
-        for number, line in read(ledger):
-            if line is None:
-                damaged += [number] if young else []
-            else:
-                young = young or clock.parse(line["timestamp"]) >= since
-                sums.add(line)
-        for number in damaged:
-            sums.problems.append(f"{ledger}:{number}: is no line of a ledger, passed over: its counts are missing")
-        sums.close()
-        progress = Progress(f"reading {folder}", sums.bytes_to_read())
+        sums = account_of(folder, since)
+        progress = Progress(f"reading {folder}", sums.files.bytes_to_read())
         try:
             sums.check(progress)
         finally:
@@ -88,108 +125,93 @@ def _sums(folder: Path, since: int) -> Account:
     return sums
 
 
+def _shown(line: str) -> str:
+    text = safe(line)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def _screen(sums: Account) -> Iterator[str]:
-    runs = list(sums.runs.values())
-    total = {
-        name: sum(run.totals[name] for run in runs) for name in ("accepted", "recorded", "dropped", "lines", "bytes")
-    }
-    names = ", ".join(sorted({run.sensor for run in runs}))
-    yield f"{sums.folder / LEDGER}: {names}, {len(runs)} runs, {runs[0].began} to {max(run.last for run in runs)}"
-    yield f"  accepted  {total['accepted']:>14,}  sessions and datagrams"
-    yield f"  recorded  {total['recorded']:>14,}  in {total['lines']:,} lines, {total['bytes']:,} bytes"
-    yield from _causes(sums, "dropped", f"  dropped   {total['dropped']:>14,}  in no file")
-    yield f"  open      {sum(run.open for run in runs):>14,}  {_whose(sums.running)}"
+    runs, total = list(sums.runs.values()), sums.total
+    names = ", ".join(sorted({run.sensor for run in runs}))[: MOST_SHOWN // 2]
+    last = max((run.last for run in runs), key=clock.parse)
+    yield f"{sums.ledger}: {names}, {len(runs)} runs, {runs[0].began} to {last}"
+    yield f"  accepted  {total('accepted'):>14,}  sessions and datagrams"
+    yield f"  recorded  {total('recorded'):>14,}  in {total('lines'):,} lines, {total('bytes'):,} bytes"
+    dropped = f", {total('bytes_dropped'):,} bytes" if total("bytes_dropped") else ""
+    yield from _causes(sums, "dropped", f"  dropped   {total('dropped'):>14,}  in no file{dropped}")
+    whose = "by the last line of the sensor that runs" if sums.running else "no sensor runs here"
+    yield f"  open      {total('open'):>14,}  {'a sensor runs here' if sums.unheard else whose}"
+    if sums.running and total("waiting"):
+        yield f"  waiting   {total('waiting'):>14,}  accepted and not yet written, {whose}"
+    if total("cut off"):
+        yield f"  cut off   {total('cut off'):>14,}  open or not yet written when their run ended"
     yield from _causes(sums, "refused", "  refused by a bound, and recorded as closed: limit")
     yield from _causes(sums, "truncated", "  cut by a bound, and recorded as truncated")
     yield from _causes(sums, "errors", "  lost before they were accepted, and other errors")
-    yield f"  files     {sums.checked:>14,}  read and counted"
-    for kind, lines in (("note", sums.notes), ("PROBLEM", sums.problems)):
+    yield f"  files     {sums.files.checked:>14,}  read and counted"
+    for kind, lines in (("note", sums.notes), ("UNREAD", sums.unread), ("PROBLEM", sums.problems)):
         yield from (f"  {kind}: {line}" for line in lines[:MOST_LINES])
         if len(lines) > MOST_LINES:
             yield f"  {kind}: {len(lines) - MOST_LINES} more like these"
-    yield "The sums agree." if sums.agrees() else "The sums do not agree."
-
-
-def _whose(running: Run | None) -> str:
-    return "by the last line of the sensor that runs" if running else "no sensor runs here"
+    yield _verdict(sums)
 
 
 def _causes(sums: Account, kind: str, head: str) -> Iterator[str]:
     found = sums.causes(kind)
     if found or kind == "dropped":
         yield head
-    for name, cause in found.items():
+    for name, cause in list(found.items())[:MOST_LINES]:
         yield f"            {cause.count:>14,}  {name}, between {cause.since} and {cause.until}"
+    if len(found) > MOST_LINES:
+        yield f"            {len(found) - MOST_LINES} more causes"
 
 
-_RECOVER_EXAMPLES = """\
-examples:
-  tcppc recover data/events.jsonl > sessions.jsonl     session records of event lines (--record events)
-  tcppc recover data/ -o sessions.jsonl                adds what is not in sessions.jsonl yet; may be run again
-"""
+def _verdict(sums: Account) -> str:
+    if sums.problems:
+        return "The sums do not agree."
+    if sums.unread:
+        return "Nobody knows whether the sums agree: not all of it can be read."
+    but = ", but for what is explained above" if sums.explained else ""
+    states = (
+        (sums.total("open"), "session", "open"),
+        (sums.total("waiting"), "session", "not yet written"),
+        (sums.files.since.lines, "line", "newer than the ledger's last"),
+    )
+    still = [
+        f"{count:,} {noun} is {words}" if count == 1 else f"{count:,} {noun}s are {words}"
+        for count, noun, words in states
+        if count
+    ]
+    return f"The sums agree so far{but}: {', '.join(still)}." if still else f"The sums agree{but}."
 
 
-def recover_command(argv: Sequence[str]) -> int:
-    flags = parser("recover", _RECOVER_EXAMPLES)
-    flags.add_argument("paths", nargs="+", metavar="FILE|DIR", type=Path)
-    flags.add_argument("-o", "--output", metavar="FILE", type=Path, help="add the records to this file")
-    given = flags.parse_args(argv)
-    try:
-        files = list(dict.fromkeys(path.resolve() for path in all_files(given.paths)))
-        if given.output and given.output.exists():
-            files = [path for path in files if not path.samefile(given.output)]
-        assembler = recover.Assembler()
-        if given.output is None:
-            return _recover(assembler, files, sys.stdout.buffer)
-        with given.output.open("a+b") as output:
-            output.seek(0)
-            for _, record in read_lines(output):
-                if record and "event" not in record:
-                    with contextlib.suppress(ValueError):  # something else was in that file: nothing to know of it
-                        assembler.add(record)
-            end_half_line(output.fileno())
-            return _recover(assembler, files, output)
-    except BrokenPipeError:
-        raise
-    except OSError as problem:
-        where = problem.filename or given.output
-        if where is None:
-            raise
-        raise UsageError(f"{where}: cannot be used: {problem.strerror}") from None
-    except DataError as problem:
-        raise UsageError(str(problem)) from None
-
-
-def _recover(assembler: recover.Assembler, files: Sequence[Path], output: IO[bytes]) -> int:
-    """Write what becomes whole as it does, then what never did; say in one line what came of it."""
-    alive = {run_of(run) for folder in {path.parent for path in files} if (run := running(folder))}
-    whole = lost = passed_over = 0
-    damaged: list[str] = []
-    progress = Progress("reading", sum(path.stat().st_size for path in files))
-    try:
-        for line in read_files(list(files), progress, damaged.append):
-            try:
-                record = assembler.add(line) if line is not None else None
-            except ValueError:
-                line = None
-            passed_over += line is None
-            if line is not None and record:
-                whole += 1
-                output.write(_line(record))
-        for record in assembler.rest(alive):
-            lost += 1
-            output.write(_line(record))
-        output.flush()
-    finally:
-        progress.done()
-    still_open, strays = assembler.left()
-    words = [f"{whole} sessions whole", f"{lost} lost (they never ended)"]
-    words += [f"{still_open} still open"] if still_open else []
-    words += [f"{passed_over} lines passed over, that are cut off or no records"] if passed_over else []
-    words += [f"{strays} sessions left out: they begin in a file that was not given"] if strays else []
-    print(f"{PROGRAM}: {', '.join(words)}", file=sys.stderr)
-    return tell(damaged) or (Exit.FAILED if strays else Exit.DONE)
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+def _object(sums: Account) -> dict[str, Any]:
+    """All of it, for --json."""
+    names = ("accepted", "recorded", "dropped", "open", "waiting", "cut off", "lines", "bytes", "bytes_in")
+    return {
+        "ledger": str(sums.ledger),
+        "agrees": sums.agrees(),
+        "verdict": _verdict(sums),
+        "running": sums.running.id if sums.running else None,
+        "totals": {name.replace(" ", "_"): sums.total(name) for name in (*names, "bytes_dropped")},
+        "causes": {
+            kind: {name: vars(cause) for name, cause in sums.causes(kind).items()} for kind in ledger_lines.CAUSES
+        },
+        "runs": [
+            {
+                "run": run.id,
+                "sensor": run.sensor,
+                "began": run.began,
+                "last": run.last,
+                "ended": "running" if run is sums.running else "stopped" if run.stopped else "killed",
+                "explained": run.how or None,
+                **{name: run.totals[name] for name in ("accepted", "recorded", "dropped")},
+                "open": run.open,
+            }
+            for run in sums.runs.values()
+        ],
+        "files_checked": sums.files.checked,
+        "notes": sums.notes,
+        "unread": sums.unread,
+        "problems": sums.problems,
+    }

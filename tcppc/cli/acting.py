@@ -16,11 +16,12 @@ from tcppc.actions import tokens
 from tcppc.actions.engine import would
 from tcppc.actions.event import Event
 from tcppc.actions.rule import Rule
-from tcppc.cli.arguments import Exit, UsageError, add_action, given_actions, parser
+from tcppc.cli.arguments import PROGRAM, Exit, UsageError, add_action, given_actions, operator, parser
 from tcppc.clock import Zone
 from tcppc.config import Config
 from tcppc.records import Session, new_id
 from tcppc.sections import MOMENTS
+from tcppc.text import named
 from tcppc.values import duration
 
 _ACTION_EXAMPLES = """\
@@ -134,7 +135,7 @@ def blocks_command(argv: Sequence[str]) -> int:
     given = flags.parse_intermixed_args(argv)
     if bool(given.address) != (given.what in ("add", "remove")):
         raise UsageError(f"{given.what} takes {'no ' if given.address else 'an '}address; see tcppc blocks --help")
-    file = given.file if given.file is not None else DEFAULT_FILE if os.access(DEFAULT_FILE, os.R_OK) else ""
+    file = given.file if given.file is not None else DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else ""
     found = config.load(file)
     try:
         networks = [blocks.parse(text) for text in given.address]
@@ -145,13 +146,14 @@ def blocks_command(argv: Sequence[str]) -> int:
         raise UsageError(f"--why: expected {MOST_WHY} characters at most, not {len(given.why)}")
     if given.what == "list":
         return _list(found, given.json)
-    by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    by = named(operator())
+    why = named(given.why)
     if given.what == "add":
-        done = blocks.add(found, networks, seconds, given.scope or "host", given.why, by)
+        done = blocks.add(found, networks, seconds, given.scope or "host", why, by)
         zone = Zone(found.tcppc.timezone)
         words = f"blocked until {zone.seconds(time.time_ns() + round(seconds * 1e9))}"
     else:
-        done = blocks.remove(found, networks if given.what == "remove" else None, given.scope, given.why, by)
+        done = blocks.remove(found, networks if given.what == "remove" else None, given.scope, why, by)
         words = "blocked no more"
     for network in done:
         print(f"{blocks.shown(network)} is {words}.")
@@ -161,15 +163,15 @@ def blocks_command(argv: Sequence[str]) -> int:
 
 
 def _list(found: Config, as_json: bool) -> int:
-    rows, sure = blocks.listed(found)
-    if not sure:
-        print("tcppc: nft cannot be asked: this is what the undo log says.", file=sys.stderr)
+    rows, said = blocks.listed(found)
+    if said:
+        print(f"{PROGRAM}: {said}", file=sys.stderr)
     for row in rows:
         if as_json:
             print(json.dumps(row))
         else:
             why = " ".join(filter(None, (row["by"], f"on {row['on']}" if row["on"] else "", row["why"])))
             print(f"{row['network']:<24} {row['scope']:<5} since {row['since']}  until {row['until']}  {why}")
-    if not rows and not as_json:
+    if not rows and not as_json and not said:
         print("Nobody is blocked.")
-    return Exit.DONE
+    return Exit.FAILED if said else Exit.DONE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -145,3 +146,8 @@ def parser(command: str, epilog: str, name: str | None = None) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def operator() -> str:
+    """Who types this, for what is kept of it."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tcppc import difference, records
+from tcppc import difference, folders, records
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
 from tcppc.cli.progress import Progress
 from tcppc.clock import Zone
@@ -22,7 +22,7 @@ from tcppc.flows.packets import Reading
 from tcppc.flows.sessions import Sessions
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
-from tcppc.show import DataError, damage, open_data
+from tcppc.show import DataError, damage, data_lines, open_data
 from tcppc.values import whole
 
 _EXAMPLES = """\
@@ -45,7 +45,7 @@ def diff_command(argv: Sequence[str]) -> int:
         most = whole(0, 1 << 31)(given.most)
     except ValueError as problem:
         raise UsageError(f"-n {given.most!r}: expected {problem}") from None
-    with tempfile.TemporaryFile(prefix="tcppc-") as spool:
+    with tempfile.TemporaryFile(prefix="tcppc-", dir=folders.temporary()) as spool:
         try:
             wanted = libpcap.Filter(" ".join(given.words)) if given.words else None
             one = _recorded(Path(given.sessions))
@@ -70,7 +70,7 @@ def _recorded(path: Path) -> Side:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_data(path) as file:
         try:
-            yield from ((number, record) for number, record in records.read_lines(iter(file)) if record)
+            yield from ((number, record) for number, record in records.read_lines(data_lines(file)) if record)
         except damage() as problem:
             raise DataError(f"{path}: is damaged: {problem}") from None
 
@@ -80,7 +80,9 @@ def _captured(name: str, wanted: libpcap.Filter | None, spool: IO[bytes]) -> tup
     encoder = records.Encoder(Zone("UTC"), "")
     template = Template(letters="X")
     sessions = Sessions(lambda session: spool.write(encoder.line(session).encode() + b"\n"))
-    engine = Engine(StreamFiles(".", template), template, reading=Reading(udp=True), listeners=[sessions])
+    engine = Engine(
+        StreamFiles(folders.temporary(), template), template, reading=Reading(udp=True), listeners=[sessions]
+    )
     source = Source(name)
     progress, stop, damage = Progress("packets to sessions", source.size), Stop(), ""
     try:

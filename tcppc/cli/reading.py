@@ -12,6 +12,7 @@ from typing import Any
 from tcppc import records, recover, show, values
 from tcppc.capture.files import LEDGER
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError, parser
+from tcppc.problems import Few
 
 _SHOW_EXAMPLES = """\
 examples:
@@ -45,15 +46,23 @@ def show_command(argv: Sequence[str]) -> int:
         )
         most = values.size(1)(given.max)
         damaged: list[str] = []
+        few = Few(damaged.append)
         files = [] if given.follow else all_files(given.paths)
-        found = show.follow(given.paths) if given.follow else show.read_files(files, trouble=damaged.append)
+        unread: list[str] = []  # said at once: what follows may take days
+
+        def say(line: str) -> None:
+            unread.append(line)
+            tell([line])
+
+        found = show.follow(given.paths, trouble=say) if given.follow else show.read_files(files, trouble=few)
         found = recover.assembled(found)
         done = _show_raw(found, given.raw) if given.raw else _show_sessions(found, wanted, most)
-        return tell(damaged) or done
+        few.over()
+        return tell(damaged) or (Exit.FAILED if unread else done)
     except BrokenPipeError:
         raise
     except OSError as problem:
-        if problem.filename is None:  # it is the output that failed
+        if problem.filename is None:
             raise
         raise UsageError(f"{problem.filename}: cannot be read: {problem.strerror}") from None
     except show.DataError as problem:

@@ -97,12 +97,16 @@ def _apply(wanted: plan.Plan) -> int:
     before = found.look()
     if said := kernel.apply(wanted):
         print(said, file=sys.stderr)
+    if wanted.confirm:  # before anything is said: who does not take it must not keep the rules from going away
+        try:
+            kernel.tidy_up_later(wanted.confirm)
+        except OSError as problem:  # the kernel lets them expire all the same
+            print(f"No process can be started to tidy up: {problem.strerror}; then --remove does it.", file=sys.stderr)
     for line in plan.describe(wanted):
         print(line)
     if wanted.confirm and before.interfaces:
         print("They replace those that were in place, which will not come back by themselves.")
     if wanted.confirm:
-        kernel.tidy_up_later(wanted.confirm)
         print(
             f"They go away in {wanted.confirm} seconds unless you type, best in a new ssh session: tcppc rules --keep"
         )

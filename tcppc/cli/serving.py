@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tcppc import __version__, acting, config, daemon, sensor, show
+from tcppc import __version__, acting, config, daemon, prepare, sensor, show
 from tcppc.capture.files import LEDGER
+from tcppc.cli import standard
 from tcppc.cli.arguments import (
     ABOUT,
     PROGRAM,
@@ -21,6 +22,7 @@ from tcppc.cli.arguments import (
     parser,
 )
 from tcppc.personas import registry
+from tcppc.problems import Few
 
 _EXAMPLES = """\
 examples:
@@ -51,7 +53,10 @@ def serve(argv: Sequence[str]) -> int:
 
     def started(running: sensor.Sensor) -> None:
         if arguments.hints:
-            print(_hints(running), flush=True)
+            try:
+                print(_hints(running), flush=True)
+            except standard.OutputError as problem:  # the sensor has better to do than to end for that
+                running.log(f"--hints: {problem}; the sensor goes on.")
 
     return daemon.serve(lambda: config.load(arguments.file, given, given_actions(arguments)), started)
 
@@ -95,7 +100,7 @@ def check(argv: Sequence[str]) -> int:
     if arguments.records:
         return _check_records(arguments.records)
     found = config.load(arguments.file, overrides(arguments), given_actions(arguments))
-    sensor.check(found)
+    prepare.check(found)
     for line in acting.warnings(found, acting.rules(found)):
         print(f"{PROGRAM}: {line}", file=sys.stderr)
     print(config.as_toml(found))
@@ -105,21 +110,20 @@ def check(argv: Sequence[str]) -> int:
 def _check_records(paths: Sequence[str]) -> int:
     from tcppc import schema
 
-    bad = 0
+    bad, few = 0, Few(lambda line: print(line, file=sys.stderr))
     for path in paths:
         if os.path.basename(path) == LEDGER and len(paths) > 1:
             print(f"{path}: the ledger, not looked at here: tcppc account does")
             continue
         try:
-            lines, problems = schema.check_file(path)
+            lines, wrong = schema.check_file(path, few)
         except (schema.SchemaError, show.DataError) as problem:
             raise UsageError(str(problem)) from None
         except OSError as problem:
             raise UsageError(f"{path}: cannot be read: {problem.strerror}") from None
-        for problem_line in problems:
-            print(f"{path}:{problem_line}", file=sys.stderr)
-        print(f"{path}: {lines} records, {len(problems)} not as the schema says")
-        bad += len(problems)
+        print(f"{path}: {lines} records, {wrong} not as the schema says")
+        bad += wrong
+    few.over()
     return Exit.FAILED if bad else Exit.DONE
 
 

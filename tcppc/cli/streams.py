@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
+from tcppc import folders
 from tcppc.cli.arguments import PROGRAM, Exit, UsageError
 from tcppc.cli.opening import become, first_source, output, source, tell
 from tcppc.cli.progress import Progress
@@ -28,15 +29,12 @@ from tcppc.flows.report import Report
 from tcppc.flows.scanners import Scanners
 from tcppc.flows.sources import Source, Stop
 from tcppc.flows.stream_files import StreamFiles
-from tcppc.problems import Failure
+from tcppc.problems import Failure, Few
 from tcppc.values import duration
 
 if TYPE_CHECKING:  # they need h11 and numpy
     from tcppc.flows.http_bodies import Bodies
     from tcppc.flows.turns import Turns
-
-
-MOST_TOLD = 20  # problems of single files
 
 
 class _Run:
@@ -48,6 +46,7 @@ class _Run:
         self._stop = stop
         self._tells = alerts.tells(wanted.settings)  # before any descriptor is ours
         self.code = Exit.DONE
+        self._damaged = Few(tell)  # captures
         self._filter = libpcap.Filter(wanted.expression) if wanted.expression else None
         self._first = first_source(wanted.captures)
         self._live = None if wanted.captures or wanted.after else self._listen()
@@ -63,7 +62,7 @@ class _Run:
         # From here on there may be two of us, of which the other one is told nothing and tells nobody.
         shared = self._shared()
         self._fragment = _fragment() if shared else None
-        self._other = _other() if shared else None
+        self._other = _other() if self._fragment else None
         self._is_other = bool(self._other and self._other.is_it)
         self._turns: Turns | None = None
         self._lost: sharing.Ended | None = None  # the other one is gone, in the middle of it
@@ -87,7 +86,9 @@ class _Run:
         template, folder = wanted.template, wanted.folder
         # Bodies are shown once their streams are whole: until then those wait where nobody sees them.
         self._hidden = (
-            tempfile.TemporaryDirectory(prefix="tcppc-") if wanted.console and "http" in wanted.scanners else None
+            tempfile.TemporaryDirectory(prefix="tcppc-", dir=folders.temporary())
+            if wanted.console and "http" in wanted.scanners
+            else None
         )
         if self._hidden:
             template, folder = template.with_suffix(""), self._hidden.name
@@ -225,8 +226,11 @@ class _Run:
             if isinstance(problem, OSError) and problem.filename is None:
                 problem.filename = "an output (-X, --json, -w or the console)"
             raise
-        for fault in self._failed[:MOST_TOLD]:
-            tell(fault)
+        self._damaged.over()
+        few = Few(tell)
+        for fault in self._failed:
+            few(fault)
+        few.over()
         if self._failed:
             tell(f"{len(self._failed)} streams lack something in their files, as the report says")
             self.code = Exit.FAILED
@@ -308,7 +312,7 @@ class _Run:
         except (CaptureError, libpcap.PcapError) as problem:
             progress.done()
             if not self._is_other:
-                tell(str(problem))
+                self._damaged(str(problem))
             self.code = Exit.FAILED
         if self._wanted.verbose and not self._is_other:
             progress.done()
@@ -350,15 +354,18 @@ class _Run:
         return f"{said}; passed over: {', '.join(passed)}" if passed else said
 
 
-def _other() -> sharing.Other:
+def _other() -> sharing.Other | None:
     from tcppc.flows import turns  # it needs numpy
 
-    return sharing.Other(turns.BYTES)
+    try:
+        return sharing.Other(turns.BYTES)
+    except OSError:  # one process does all of it, as where there is one processor
+        return None
 
 
 def _fragment() -> TextIO:
     """What the other process writes of the report: both have it open."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-")
+    return tempfile.TemporaryFile("w+", encoding="utf-8", prefix="tcppc-", dir=folders.temporary())
 
 
 def run(wanted: Wanted) -> Exit:

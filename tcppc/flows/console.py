@@ -11,6 +11,7 @@ from tcppc.flows.flow import Flow, Run
 from tcppc.flows.listener import Listener
 from tcppc.flows.packets import shown
 from tcppc.flows.stream import Verdict
+from tcppc.text import raw
 
 MOST_SHOWN_BYTES = 16 << 20  # of a body
 MOST_HELD_BYTES = 16 << 20  # of one stream, that wait for what stands before them
@@ -60,7 +61,7 @@ class Console(Listener):
         if form.colour:
             parts.append(_BLUE if flow.asks else _RED)
         if form.names:
-            parts.append(f"{self._name(flow)}: ".encode() + (b"\n" if form.hex else b""))
+            parts.append(raw(f"{self._name(flow)}: ") + (b"\n" if form.hex else b""))
         if form.hex:
             parts.append(_as_hex(data))
         else:

@@ -9,8 +9,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from operator import lt, sub
-from typing import IO
+from typing import IO, cast
 
+from tcppc import folders
 from tcppc.flows import http_messages
 from tcppc.flows.flow import Flow, Run
 from tcppc.flows.http_messages import Body, End, Event, Head
@@ -191,9 +192,16 @@ class Bodies(Listener):
         return times[max(0, bisect_right(begins, at) - 1)] if begins else flow.first
 
 
-def _spool() -> IO[bytes]:
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
     """In memory, and beyond a bound on the disk."""
-    return tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="tcppc-")
+
+    def rollover(self) -> None:
+        folders.temporary()  # where there is none, its words are better than those of tempfile
+        super().rollover()
+
+
+def _spool() -> IO[bytes]:
+    return cast(IO[bytes], _Spool(_SPOOLED_BYTES, prefix="tcppc-"))
 
 
 def _parts(body: IO[bytes]) -> Iterator[bytes]:

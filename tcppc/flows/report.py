@@ -14,19 +14,19 @@ import platform
 import re
 import resource
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TextIO
 
-from tcppc import __version__
+from tcppc import __version__, hostname
 from tcppc.flows.flow import Flow
 from tcppc.flows.listener import Listener
 from tcppc.flows.packets import Totals, shown
 from tcppc.flows.stream_files import StreamFiles
 from tcppc.protocols.packet import TCP
+from tcppc.text import named
 
 NAME = "report.xml"
 HASHES = ("md5", "sha1", "sha256", "sha512")
@@ -51,11 +51,11 @@ def text(value: str) -> str:
     """As XML 1.0 takes it: without control characters and halves of characters."""
     if _PLAIN(value):
         return value
-    return html.escape(value.encode("utf-8", "replace").decode().translate(_CONTROL), quote=False)
+    return html.escape(named(value).translate(_CONTROL), quote=False)
 
 
 def attribute(value: str) -> str:
-    return f"'{html.escape(value.encode('utf-8', 'replace').decode().translate(_CONTROL))}'"
+    return f"'{html.escape(named(value).translate(_CONTROL))}'"
 
 
 @lru_cache(maxsize=1 << 12)
@@ -229,7 +229,7 @@ def _environment() -> str:
         user = ""  # a number without a name, as containers have it
     facts = {
         "os_sysname": system.system, "os_release": system.release, "os_version": system.version,
-        "host": socket.gethostname(), "arch": system.machine, "command_line": " ".join(sys.argv),
+        "host": hostname.name(), "arch": system.machine, "command_line": " ".join(sys.argv),
         "uid": str(os.getuid()), "username": user, "start_time": stamp(int(time.time()) * 10**9),
     }  # fmt: skip
     found += [f"      <{name}>{text(value)}</{name}>\n" for name, value in facts.items()]

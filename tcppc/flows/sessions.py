@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tcppc import folders
 from tcppc.flows.flow import Flow, Run
 from tcppc.flows.listener import Listener
 from tcppc.flows.packets import shown
@@ -64,7 +65,7 @@ class Sessions(Listener):
         self._most_bytes = most_bytes
         self._sides: dict[Flow, _Side] = {}
         self._waiting = 0
-        self._spool = tempfile.TemporaryFile(prefix="tcppc-")  # noqa: SIM115 - `finish` closes it
+        self._spool = tempfile.TemporaryFile(prefix="tcppc-", dir=folders.temporary())  # noqa: SIM115 - `finish` closes it
 
     def segment(self, flow: Flow, run: Run, verdict: Verdict) -> None:
         side = self._sides.get(flow)

@@ -86,14 +86,21 @@ class Line:
 
 class Other:
     """The second process, a copy of this one. In it, `is_it` is true, and `tell` ends it. Both see `memory`, of `size`
-    bytes."""
+    bytes. OSError from the constructor where there can be none."""
 
     def __init__(self, size: int = mmap.PAGESIZE) -> None:
         self.memory = mmap.mmap(-1, size)
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         first = os.getpid()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            for descriptor in (reading, writing):
+                os.close(descriptor)
+            for end in ends:
+                end.close()
+            raise
         self.is_it = self._pid == 0
         if self.is_it:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the first one hears it, and says so

@@ -129,7 +129,8 @@ class StreamFiles:
         self.waiting: list[StreamFile] = []
         self._later: dict[tuple[object, ...], StreamFile] = {}  # what waits for the next flush, by what names tell
         self.failed: dict[StreamFile, str] = {}  # files that lack something, and why
-        os.makedirs(folder, exist_ok=True)
+        if not template.no_files:
+            os.makedirs(folder, exist_ok=True)
 
     def put(self, file: StreamFile, offset: int, pieces: Pieces, size: int) -> None:
         """With the next flush. `size` is that of the pieces. A gap before is zeros, which take no room on the disk."""
@@ -148,6 +149,8 @@ class StreamFiles:
         """All that waits; but `later`, the next time, what is small and goes on: it may be whole then."""
         waiting, self.waiting = [file for file in self.waiting if file.pending], []
         self._later = {}
+        if not waiting:  # as where no files are made: then the folder need not be one that we may enter
+            return
         # More than can stay open: each is opened, written and closed at once.
         at_once = len(waiting) > self._most_open
         folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

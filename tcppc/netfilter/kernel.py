@@ -126,10 +126,15 @@ def tidy_up_later(seconds: int) -> None:
     """A process of its own, which no terminal's end reaches, takes away what has expired.
 
     Nobody depends on it: the kernel itself lets rules expire that nobody kept. It only takes away what then does
-    nothing any more."""
+    nothing any more. OSError where there can be no process more."""
     # The terminal may die at any moment: until it has a session of its own, nothing but this keeps it.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if child := os.fork():
+    try:
+        child = os.fork()
+    except OSError:
+        signal.signal(signal.SIGHUP, before)
+        raise
+    if child:
         os.waitpid(child, 0)  # it ends once there is one in a session of its own
         signal.signal(signal.SIGHUP, before)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tcppc import text
 from tcppc.personas.identity import Identity
 
 MOST_LINE = 4096
@@ -30,7 +31,7 @@ class Findings:
     ssh: dict[str, str] | None = None
 
     def tried(self, user: bytes | str, password: bytes | str) -> None:
-        """A login was tried with these."""
+        """A login was tried with these: bytes as they were said, or text."""
         if len(self.credentials) < MOST_CREDENTIALS:
             found = _text(user), _text(password)
             if found not in self.credentials:
@@ -38,8 +39,7 @@ class Findings:
 
 
 def _text(value: bytes | str) -> str:
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-    return text[:MOST_CREDENTIAL]
+    return text.cut(text.kept(value if isinstance(value, bytes) else text.raw(value)), MOST_CREDENTIAL)
 
 
 @dataclass(slots=True)

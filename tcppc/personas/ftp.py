@@ -80,7 +80,7 @@ class Ftp(LineTalk):
         if not self._in:
             return b"530 Please login with USER and PASS.\r\n"
         command = _COMMANDS.get(verb)
-        return command(self, rest.decode("utf-8", "replace")) if command else b"500 Unknown command.\r\n"
+        return command(self, rest.decode("utf-8", "surrogateescape")) if command else b"500 Unknown command.\r\n"
 
     def _user_is(self, rest: bytes) -> bytes:
         self._user, self._in = rest, False
@@ -106,7 +106,7 @@ class Ftp(LineTalk):
         return absolute(rest, self._folder)
 
     def _pwd(self, rest: str) -> bytes:
-        return f'257 "{self._folder}" is the current directory\r\n'.encode()
+        return f'257 "{self._folder}" is the current directory\r\n'.encode("utf-8", "surrogateescape")
 
     def _cwd(self, rest: str) -> bytes:
         try:
@@ -149,7 +149,7 @@ class Ftp(LineTalk):
             names = []
         nodes = [(name, self._tree.get(absolute(name, path))) for name in names]
         lines = [long_line(name, node, self.place.now) if long else name for name, node in nodes]
-        data.push("".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace"))
+        data.push("".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape"))
         return b"150 Here comes the directory listing.\r\n226 Directory send OK.\r\n"
 
     def _nlst(self, rest: str) -> bytes:
@@ -190,7 +190,7 @@ class Ftp(LineTalk):
             self._tree.make(self._path(rest), self.place.now)
         except TreeError:
             return b"550 Create directory operation failed.\r\n"
-        return f'257 "{self._path(rest)}" created\r\n'.encode("utf-8", "replace")
+        return f'257 "{self._path(rest)}" created\r\n'.encode("utf-8", "surrogateescape")
 
     def _dele(self, rest: str) -> bytes:
         try:

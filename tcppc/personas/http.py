@@ -20,6 +20,8 @@ _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _USER = re.compile(r"user|login|email|name|account|log$", re.IGNORECASE)
 _PASSWORD = re.compile(r"pass|pwd|psw|secret", re.IGNORECASE)
+_NAME = re.compile(rb'\busername="([^"]{0,256})"')
+_RESPONSE = re.compile(rb'\bresponse="([^"]{0,256})"')
 _PROTECTED = re.compile(rb"^/(?:admin|manager|phpmyadmin|pma|private|cgi-bin|config|webdav|api)\b", re.IGNORECASE)
 _REASONS = {
     200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
@@ -138,6 +140,10 @@ class Http(Talk):
 
     def _authorized(self, value: bytes) -> None:
         kind, _, text = value.partition(b" ")
+        if kind.lower() == b"digest":  # RFC 7616; it was not asked for, and is heard all the same
+            name, response = _NAME.search(text), _RESPONSE.search(text)
+            if name and response:
+                self.findings.tried(name[1], b"digest " + response[1])
         if kind.lower() != b"basic":
             return
         try:
@@ -150,13 +156,14 @@ class Http(Talk):
     def _login_in(self, body: bytes) -> None:
         """A form's user and password."""
         try:
-            fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100)
+            # As Latin-1 each byte is a character, also those that are no UTF-8, and those behind a percent sign.
+            fields = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=100, encoding="latin-1")
         except ValueError:  # more fields than any login has
             return
         user = next((value for name, value in fields if _USER.search(name) and not _PASSWORD.search(name)), None)
         password = next((value for name, value in fields if _PASSWORD.search(name)), None)
         if user is not None and password is not None:
-            self.findings.tried(user, password)
+            self.findings.tried(user.encode("latin-1"), password.encode("latin-1"))
 
     def _choose(self, method: bytes, target: bytes, version: bytes, fields: dict[bytes, bytes], keep: bool) -> bytes:
         if not version.startswith(b"HTTP/1."):

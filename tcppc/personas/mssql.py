@@ -19,10 +19,20 @@ def packet(kind: int, data: bytes) -> bytes:
     return bytes((kind, 1)) + (8 + len(data)).to_bytes(2, "big") + b"\0\0\x01\0" + data
 
 
-def revealed(data: bytes) -> str:
+def revealed(data: bytes) -> bytes:
     """A LOGIN7's password: each byte was XORed with A5 after its halves were swapped."""
-    plain = bytes((byte ^ 0xA5) >> 4 | ((byte ^ 0xA5) << 4 & 0xF0) for byte in data)
-    return plain.decode("utf-16-le", "replace")
+    return bytes((byte ^ 0xA5) >> 4 | ((byte ^ 0xA5) << 4 & 0xF0) for byte in data)
+
+
+def utf8(data: bytes) -> bytes:
+    """UTF-16 as UTF-8; what is no UTF-16 stays the bytes that it was."""
+    whole = len(data) & ~1
+    characters = data[:whole].decode("utf-16-le", "surrogatepass")
+    pieces = (
+        character.encode("utf-16-le", "surrogatepass") if "\ud800" <= character <= "\udfff" else character.encode()
+        for character in characters
+    )
+    return b"".join(pieces) + data[whole:]
 
 
 class Mssql(Talk):
@@ -77,9 +87,9 @@ class Mssql(Talk):
         for at in (40, 44):
             offset, size = (int.from_bytes(message[at + part : at + part + 2], "little") for part in (0, 2))
             texts.append(message[offset : offset + 2 * size])
-        user = texts[0].decode("utf-16-le", "replace")
-        self.findings.tried(user, revealed(texts[1]))
-        said = f"Login failed for user '{user[:128]}'.".encode("utf-16-le", "replace")
+        self.findings.tried(utf8(texts[0]), utf8(revealed(texts[1])))
+        before, behind = (words.encode("utf-16-le") for words in ("Login failed for user '", "'."))
+        said = before + texts[0][:256] + behind
         server = self.identity.host.upper().encode("utf-16-le")
         error = (18456).to_bytes(4, "little") + b"\x01\x0e" + (len(said) // 2).to_bytes(2, "little") + said
         error += bytes([len(server) // 2]) + server + b"\0" + (1).to_bytes(4, "little")

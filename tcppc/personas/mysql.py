@@ -70,7 +70,9 @@ class Mysql(Talk):
         return len(self._heard)
 
     def _error(self, number: int, code: int, state: bytes, message: str) -> bytes:
-        return packet(number, b"\xff" + code.to_bytes(2, "little") + b"#" + state + message.encode("utf-8", "replace"))
+        return packet(
+            number, b"\xff" + code.to_bytes(2, "little") + b"#" + state + message.encode("utf-8", "surrogateescape")
+        )
 
     def _login(self, body: bytes, number: int) -> bytes:
         """HandshakeResponse41: capabilities, largest packet, charset, 23 zeros, user, response, database."""
@@ -80,7 +82,7 @@ class Mysql(Talk):
             return self._error(number + 1, 1043, b"08S01", "Bad handshake")
         user, _, rest = body[32:].partition(b"\0")
         response = rest[1 : 1 + rest[0]] if rest else b""
-        name = user[:80].decode("utf-8", "replace")
+        name = user[:80].decode("utf-8", "surrogateescape")
         kept = f"$mysqlna${self._salt.hex()}*{response.hex()}" if response else ""
         self.findings.tried(user, kept)
         self._in = self.identity.admits(name, "any")

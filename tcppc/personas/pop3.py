@@ -50,6 +50,9 @@ class Pop3(LineTalk):
             return b"+OK\r\n"
         if verb == b"PASS":
             return self._tried(self._user, rest) if self._user else b"-ERR No username given.\r\n"
+        if verb == b"APOP":  # RFC 1939 §7; it was not offered, and is heard all the same
+            user, _, digest = rest.partition(b" ")
+            self.findings.tried(user, b"apop " + digest)
         if verb == b"AUTH":
             kind, _, first = rest.partition(b" ")
             if kind.upper() not in (b"PLAIN", b"LOGIN"):

@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import toml
-
+from tcppc import tables, text
 from tcppc.personas.base import LineTalk, Place, Talk
 from tcppc.personas.identity import Identity
 
 # A pattern that goes back and forth needs long lines to hurt.
 MOST_MATCHED = 256
-MOST_FILE = 1 << 20
 MOST_DELAY = 5.0
 _KEYS = {"about": str, "banner": str, "otherwise": str, "delay": (int, float), "expect": list}
 _RULE_KEYS = {"pattern": str, "reply": str, "close": bool}
@@ -91,10 +89,14 @@ def _filled(reply: bytes, match: re.Match[bytes]) -> bytes:
 
 def load(folder: Path) -> dict[str, Script]:
     """All of a folder's files NAME.toml. ScriptError for one that is not as it should be."""
-    if not folder.is_dir():
-        raise ScriptError(f"personas.folder {folder}: there is no such folder")
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ScriptError(f"personas.folder {folder}: there is no such folder") from None
+    except OSError as problem:  # Path.glob would find nothing in it, and say nothing
+        raise ScriptError(f"personas.folder {folder}: cannot be read: {problem.strerror}") from None
     found = {}
-    for path in sorted(folder.glob("*.toml")):
+    for path in paths:
         if not re.fullmatch(r"[a-z0-9-]{1,32}", path.stem):
             raise ScriptError(f"{path}: expected a name of lower-case letters, digits and dashes")
         found[path.stem] = read(path)
@@ -103,13 +105,9 @@ def load(folder: Path) -> dict[str, Script]:
 
 def read(path: Path) -> Script:
     try:
-        if not path.is_file() or path.stat().st_size > MOST_FILE:
-            raise ScriptError(f"{path}: expected a plain file of at most {MOST_FILE} bytes")
-        values = toml.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise ScriptError(f"{path}: cannot be read: {problem.strerror}") from None
-    except (toml.TomlDecodeError, UnicodeDecodeError, IndexError, TypeError) as problem:
-        raise ScriptError(f"{path}: is not TOML: {' '.join(str(problem).split())}") from None
+        values = tables.read(path)
+    except tables.TableError as problem:
+        raise ScriptError(f"{path}: {problem}") from None
     _check(str(path), values, _KEYS)
     delay = float(values.get("delay", 0))
     if not 0 <= delay <= MOST_DELAY:
@@ -125,10 +123,12 @@ _WORDS = {str: "text in quotes", bool: "true or false", float: "a number", int: 
 def _check(where: str, values: dict[str, Any], keys: dict[str, Any]) -> None:
     for key, value in values.items():
         if key not in keys:
-            raise ScriptError(f"{where}: {key} is nothing known; expected {', '.join(keys)}")
+            raise ScriptError(f"{where}: {key[:80]} is nothing known; expected {', '.join(keys)}")
+        if isinstance(value, str) and text.named(value) != value:  # half of a pair of UTF-16, as "\\ud800" is
+            raise ScriptError(f"{where}: {key}: expected text of whole characters")
         if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
             kind = keys[key][-1] if isinstance(keys[key], tuple) else keys[key]
-            raise ScriptError(f"{where}: {key} = {value!r}: expected {_WORDS[kind]}")
+            raise ScriptError(f"{where}: {key} = {repr(value)[:80]}: expected {_WORDS[kind]}")
 
 
 def _rule(where: str, values: Any) -> Rule:
@@ -142,5 +142,5 @@ def _rule(where: str, values: Any) -> Rule:
             warnings.simplefilter("ignore")  # of what a later Python will read otherwise
             pattern = re.compile(values["pattern"].encode())
     except (re.error, OverflowError, RecursionError) as problem:
-        raise ScriptError(f"{where}: pattern {values['pattern']!r}: {problem}") from None
+        raise ScriptError(f"{where}: pattern {repr(values['pattern'])[:80]}: {problem}") from None
     return Rule(pattern, values.get("reply", "").encode(), values.get("close", False))

@@ -61,7 +61,7 @@ class Shell(LineTalk):
 
     def prompt(self) -> bytes:
         folder = self._machine.folder if self._machine and self._machine.folder != "/root" else "~"
-        return f"root@{self.identity.host}:{folder}# ".encode()
+        return f"root@{self.identity.host}:{folder}# ".encode("utf-8", "surrogateescape")
 
     def hear(self, data: bytes) -> bytes:
         """A telnet client that says so is given what it needs: its characters echoed, and a line that can be edited."""
@@ -82,7 +82,7 @@ class Shell(LineTalk):
         return bytes(said)
 
     def line(self, line: bytes) -> bytes:
-        said = self.run(line.decode("utf-8", "replace"))
+        said = self.run(line.decode("utf-8", "surrogateescape"))
         self.done = self.machine.ended
         return said if self.done else said + self.prompt()
 

@@ -5,6 +5,7 @@ The lists are those of the OpenSSH release that the identity names, so that vers
 
 from __future__ import annotations
 
+from tcppc import text
 from tcppc.personas.base import Place, Talk
 from tcppc.personas.identity import Identity
 from tcppc.protocols import ssh
@@ -64,7 +65,7 @@ class Ssh(Talk):
             if not line.startswith(b"SSH-"):
                 self.done = True
                 return b"Invalid SSH identification string.\r\n"
-            self._version = line.decode("utf-8", "backslashreplace")
+            self._version = text.kept(line)
             self.findings.ssh = {"version": self._version}
             said = self._kexinit()
         return said + self._packets()

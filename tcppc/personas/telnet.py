@@ -23,7 +23,7 @@ class Telnet(Talk):
         self._options = Options()
         self._editing = Editing()
         self._shell = Shell(identity, place)
-        self._user = ""
+        self._user = b""
         self._asked = "login"
         self._failed = 0
 
@@ -44,12 +44,12 @@ class Telnet(Talk):
             echoed, lines = self._editing.type(byte)
             said += echoed
             for line in lines:
-                said += self._line(line.decode("utf-8", "replace"))
+                said += self._line(line)
             if self.done:
                 break
         return self._options.take() + bytes(said)
 
-    def _line(self, line: str) -> bytes:
+    def _line(self, line: bytes) -> bytes:
         if self._asked == "login":
             if not line:
                 return self._login()
@@ -57,13 +57,13 @@ class Telnet(Talk):
             return b"Password: "
         if self._asked == "password":
             return self._password(line)
-        said = self._shell.line(line.encode())
+        said = self._shell.line(line)
         self.done = self._shell.done
         return said
 
-    def _password(self, password: str) -> bytes:
+    def _password(self, password: bytes) -> bytes:
         self.findings.tried(self._user, password)
-        if self.identity.admits(self._user, password):
+        if self.identity.admits(*(word.decode("utf-8", "surrogateescape") for word in (self._user, password))):
             self._asked, self._editing.echo = "shell", True
             version = self.identity.system
             return f"\r\nLinux {self.identity.host} {self.identity.kernel} x86_64\r\n{version}\r\n\r\n".encode() + (

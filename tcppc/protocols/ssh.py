@@ -12,7 +12,7 @@ MOST_PACKET = 35000
 
 @dataclass(frozen=True)
 class KexInit:
-    """The ten name-lists of a KEXINIT, in their order."""
+    """The ten name-lists of a KEXINIT, in their order; a character for each byte."""
 
     lists: tuple[str, ...]
 
@@ -20,7 +20,7 @@ class KexInit:
     def hassh(self) -> str:
         """Of a client: MD5 of key exchange, encryption, MAC and compression, client to server."""
         chosen = (self.lists[0], self.lists[2], self.lists[4], self.lists[6])
-        return hashlib.md5(";".join(chosen).encode("ascii", "replace"), usedforsecurity=False).hexdigest()
+        return hashlib.md5(";".join(chosen).encode("latin-1"), usedforsecurity=False).hexdigest()
 
 
 def packet(payload: bytes) -> bytes:
@@ -58,6 +58,6 @@ def read_kexinit(payload: bytes) -> KexInit:
         text = payload[at + 4 : at + 4 + size]
         if len(payload) < at + 4 or len(text) != size:
             raise ValueError("a KEXINIT that is cut")
-        lists.append(text.decode("ascii", "backslashreplace"))
+        lists.append(text.decode("latin-1"))
         at += 4 + size
     return KexInit(tuple(lists))

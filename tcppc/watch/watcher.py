@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from tcppc.capture.books import Books
 from tcppc.capture.intake import Intake
+from tcppc.capture.supervisor import Supervised
 from tcppc.log import Log
 from tcppc.protocols.packet import ACK, RST, SYN, Packet, decode
 from tcppc.sightings import Probe, Scan, said, scan_said
@@ -69,17 +69,17 @@ class Watch:
         self._forgotten = 0  # sources, that were counted
         self._told_short = -SAY_AGAIN_SECONDS
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"watch {interface}", daemon=True)
+        self.thread = Supervised(f"watch {interface}", self._run, log, books.error)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout: float) -> None:
         """See what has come, then end."""
         self._stopping = True
+        self.thread.stop()
         self._ring.wake()
-        self._thread.join(timeout)
-        if not self._thread.is_alive():
+        if self.thread.join(timeout):
             self._ring.close()
 
     def set_terms(self, terms: Terms) -> None:
@@ -89,7 +89,7 @@ class Watch:
         self._looked = 0.0
 
     def well(self) -> bool:
-        return self._thread.is_alive()
+        return self.thread.well
 
     def _run(self) -> None:
         while not self._stopping:
