@@ -68,6 +68,7 @@ class File:
     explained: list[Finding] = field(default_factory=list)  # changes that somebody acknowledged
     removed: str = ""  # why it need not be there
     loose: bool = False  # keep_bytes removed a life of it: what else stands there may be of others
+    moved: bool = False  # its only life was moved, and removed under that name
 
     @property
     def expected(self) -> int:
@@ -85,6 +86,7 @@ class File:
             asked = values.get("why") if values.get("why") in ("keep_bytes", "reserve") else "keep_bytes"
             self.removed = f"removed, as files.{asked} asks: {self.lines} lines"
         else:
+            self.moved = not self.before
             self.lines, self.earlier, self.before = self.lines - self.earlier, 0, 0
 
     def open(self, values: Values, known: bool, left_open: bool) -> None:
@@ -104,7 +106,7 @@ class File:
             self._cut(size)
             text = f"{self.size - size} bytes shorter at {stamp} than at {self.last}"
             self.changed.append(Finding(stamp, text, run))
-        self.size = size
+        self.size, self.moved = size, False
 
     def count(self, values: Values) -> None:
         """A mark or a close."""
@@ -270,7 +272,7 @@ class Files:
             self._problem(file, f"is {other} now, in place of a file with {file.lines} lines, {file.expected} bytes")
         elif file.removed:
             self.notes.append(f"{file.name}: {file.removed}")
-        elif not self.found(file) and file.loose and not file.before:  # its only life, which was moved before
+        elif not self.found(file) and file.moved:
             self.notes.append(f"{file.name}: moved, and removed under that name: {file.lines} lines")
         elif not self.found(file) and file.expected and os.path.dirname(file.name) not in self._closed:
             self.moving = True

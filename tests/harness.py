@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 # How long a test waits for something that must happen; long, since nothing passes by waiting.
 PATIENCE = 60.0
@@ -51,6 +51,17 @@ os.closerange(3 + len(high), 200)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high))}
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """A process of one test: where that fails, it is killed, so that nobody waits for it forever."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 class Sensor:

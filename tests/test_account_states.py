@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Start
-from tests.harness import tcppc, wait_until
+from tests.harness import ended, tcppc, wait_until
 from tests.ledgers import LINE, Ledger, counts
 from tests.test_account import number
 
@@ -94,8 +94,8 @@ def test_a_killed_run_is_not_taken_for_the_sensor_that_has_not_written_a_line_ye
     """Its disk is full: it holds the ledger, and no line of it is there."""
     ledger.ago = 3600
     ledger.killed()
-    with subprocess.Popen(
-        [sys.executable, "-c", HELD, str(ledger.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    with ended(
+        subprocess.Popen([sys.executable, "-c", HELD, str(ledger.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     ) as other:
         assert other.stdout
         assert other.stdout.readline() == b"held\n"

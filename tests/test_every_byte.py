@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Start
-from tests.harness import payload, tcppc, wait_until
+from tests.harness import ended, payload, tcppc, wait_until
 from tests.netns import SENSOR, Net
 from tests.test_real_traffic import captured
 from tests.test_tls import lenient
@@ -154,12 +154,14 @@ def test_urgent_bytes_stay_in_their_place_in_nc_too(start: Start, tmp_path: Path
     import subprocess
     import sys
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "tcppc", "nc", "-lv", "-o", str(tmp_path / "r.jsonl"), "127.0.0.1", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        cwd=Path(__file__).parent.parent,
+    with ended(
+        subprocess.Popen(
+            [sys.executable, "-m", "tcppc", "nc", "-lv", "-o", str(tmp_path / "r.jsonl"), "127.0.0.1", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            cwd=Path(__file__).parent.parent,
+        )
     ) as process:
         assert process.stderr
         port = int(process.stderr.readline().split()[-1])

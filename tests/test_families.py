@@ -14,7 +14,7 @@ import pytest
 
 from tests import lacking, netns
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, tcppc, wait_until
+from tests.harness import PATIENCE, Sensor, ended, payload, tcppc, wait_until
 from tests.netns import Host, Net
 from tests.test_probe import OFTEN
 
@@ -63,8 +63,8 @@ def test_a_sensor_for_the_missing_family_alone_is_an_error_that_names_the_other_
 def listened(prefix: tuple[str, ...], words: str, call: str) -> bytes:
     """What `tcppc nc` put out of one connection."""
     command = [*prefix, sys.executable, "-m", "tcppc", "nc", "-v", *words.split()]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    with ended(
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     ) as process:
         assert process.stderr
         assert process.stdout

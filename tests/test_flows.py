@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import tcppc as tcppc_package
 from tcppc import cli
 from tests.captures import ACK, ETHERNET, PSH, SYN, enhanced, interface, option, pcap, section, tcp_packet
-from tests.harness import payload, tcppc, wait_until
+from tests.harness import ended, payload, tcppc, wait_until
 from tests.netns import Net
 from tests.test_engine_of_flows import BEGIN, contents
 from tests.test_sessions import datagram
@@ -391,7 +391,7 @@ def test_one_of_two_processes_is_ended(tmp_path: Path, who: str, number: int, wo
     large_capture(tmp_path / "a.pcap", 150_000)
     captures = [part for _ in range(8) for part in ("-r", str(tmp_path / "a.pcap"))]
     command = [sys.executable, "-m", "tcppc", "flows", "-q", *captures, "-o", str(tmp_path / "o")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not (found := children.read_text().split()):
             assert process.poll() is None
@@ -485,7 +485,7 @@ def test_fragments_that_came_to_nothing_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_all_that_was_read_is_there(tmp_path: Path, capture: Path, number: int) -> None:
     words = [sys.executable, "-m", "tcppc", "flows", "-r", "-", "-o", str(tmp_path / "o")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False) as process:
+    with ended(subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False)) as process:
         assert process.stdin
         assert process.stderr
         process.stdin.write(capture.read_bytes()[:-9])
@@ -633,7 +633,7 @@ def test_a_terminal_s_interrupt_reaches_both_processes(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.pcap").write_bytes(pcap([]) + b"".join(packets))
     words = [sys.executable, "-m", "tcppc", "flows", "-r", str(tmp_path / "a.pcap"), "-o", str(tmp_path / "o")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with ended(subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)) as process:
         assert process.stderr
         assert process.stderr.readline().startswith("reportfilename: ")
         wait_until(lambda: len(os.listdir(tmp_path / "o")) > 1000, "files")

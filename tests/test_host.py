@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcppc.netfilter import host
+from tests.harness import ended
 
 
 @given(st.text())
@@ -66,7 +67,7 @@ tcp.accept()
 def test_sshd_is_found_by_its_name_and_others_are_not() -> None:
     for name, wanted in (("sshd", True), ("sshd-session", True), ("dropbear", True), ("nginx", False)):
         command = [sys.executable, "-c", SSHD % name]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
             assert process.stdout
             port = int(process.stdout.readline())
             found = port in host.ssh_ports({})

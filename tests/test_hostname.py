@@ -15,7 +15,7 @@ import pytest
 
 from tests import captures, netns
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, wait_until
+from tests.harness import PATIENCE, Sensor, ended, payload, wait_until
 
 ROOT = Path(__file__).parent.parent
 ODD = b"\xf6-\xc3\xb6"  # a byte that is no UTF-8, and an ö
@@ -71,7 +71,7 @@ def test_nc_and_the_report_have_the_same_name(tmp_path: Path) -> None:
     prefix = named(b"h\xf6st")
     records = tmp_path / "nc.jsonl"
     command = [*prefix, sys.executable, "-m", "tcppc", "nc", "-lv", "0", "-o", str(records)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)) as process:
         assert process.stderr
         port = int(process.stderr.readline().split()[-1])
         socket.create_connection(("127.0.0.1", port), PATIENCE).close()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import lacking
-from tests.harness import payload, wait_until
+from tests.harness import ended, payload, wait_until
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "conf" / "tcppc.init"
@@ -146,7 +146,7 @@ def test_a_sensor_that_ends_at_once_is_a_failed_start_with_its_reason(service: S
 
 
 def test_a_pid_that_is_another_programs_by_now_is_never_signalled(service: Service) -> None:
-    with subprocess.Popen(["sleep", "60"]) as other:
+    with ended(subprocess.Popen(["sleep", "60"])) as other:
         service.pidfile.write_text(f"{other.pid}\n", encoding="ascii")
         assert service("status").returncode == 1
         assert service("reload").returncode == 7

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import PATIENCE, payload, tcppc, wait_until
+from tests.harness import PATIENCE, ended, payload, tcppc, wait_until
 
 ROOT = Path(__file__).parent.parent
 TABLE = re.findall(
@@ -319,7 +319,7 @@ def test_standard_output_that_does_not_wait_is_waited_for(tmp_path: Path) -> Non
     port = free_port()
     out, into = os.pipe2(os.O_NONBLOCK)
     command = [sys.executable, "-m", "tcppc", "nc", "-l", "127.0.0.1", str(port)]
-    with subprocess.Popen(command, stdout=into, stdin=subprocess.DEVNULL, cwd=ROOT) as process:
+    with ended(subprocess.Popen(command, stdout=into, stdin=subprocess.DEVNULL, cwd=ROOT)) as process:
         os.close(into)
         wait_until(lambda: listens(port, False), "it to listen")
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import PATIENCE, payload, tcppc, wait_until
+from tests.harness import PATIENCE, ended, payload, tcppc, wait_until
 from tests.ledgers import Ledger
 from tests.test_show import line
 
@@ -180,16 +180,17 @@ def test_recover_does_its_job_where_the_ledger_may_not_be_written_to(start: Star
 
 
 def test_show_follows_what_may_be_read_says_what_may_not_and_ends_with_1(tmp_path: Path) -> None:
-    (tmp_path / "closed.jsonl").write_text(line(b"closed"), encoding="ascii")
-    os.chmod(tmp_path / "closed.jsonl", 0)
+    # Read in the order of their names: once it says what may not be read, it follows the other one.
+    (tmp_path / "z.jsonl").write_text(line(b"closed"), encoding="ascii")
+    os.chmod(tmp_path / "z.jsonl", 0)
     (tmp_path / "open.jsonl").write_text(line(b"before"), encoding="ascii")
-    with subprocess.Popen(
+    with ended(subprocess.Popen(
         [*PREFIX, sys.executable, "-m", "tcppc", "show", "-f", str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    ) as process:  # fmt: skip
+    )) as process:  # fmt: skip
         assert process.stderr
         assert process.stdout
-        assert process.stderr.readline() == f"tcppc: {tmp_path}/closed.jsonl: cannot be read: Permission denied\n"
+        assert process.stderr.readline() == f"tcppc: {tmp_path}/z.jsonl: cannot be read: Permission denied\n"
         with (tmp_path / "open.jsonl").open("a", encoding="ascii") as file:
             file.write(line(b"after"))
         assert "198.51.100.7" in process.stdout.readline()

@@ -24,7 +24,7 @@ from tcppc.personas.base import MOST_CREDENTIALS, Answerer, Findings, Place, Tal
 from tcppc.personas.identity import Identity
 from tcppc.personas.shell import Shell
 from tests.conftest import Start
-from tests.harness import Sensor, payload, tcppc, wait_until
+from tests.harness import Sensor, ended, payload, tcppc, wait_until
 from tests.netns import SENSOR, Net
 from tests.test_rules import EVERYWHERE, PORT, rules
 
@@ -146,11 +146,13 @@ def test_telnet_negotiates_asks_and_lets_in(start: Start) -> None:
     user, password = login(admitted=True)
     if not shutil.which("telnet"):
         pytest.skip("needs telnet")
-    with subprocess.Popen(
-        ["telnet", "127.0.0.1", str(sensor.port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+    with ended(
+        subprocess.Popen(
+            ["telnet", "127.0.0.1", str(sensor.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     ) as client:
         assert client.stdin
         assert client.stdout

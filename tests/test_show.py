@@ -187,7 +187,7 @@ def test_a_terminal_that_lacks_letters_gets_them_escaped(start: Start) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "caf\\xe9" in done.stdout
+    assert "caf\\u00e9" in done.stdout
 
 
 def test_a_damaged_file_does_not_hide_the_next_one_nor_does_a_ledger_trouble(tmp_path: Path, start: Start) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor
+from tests.harness import PATIENCE, Sensor, ended
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("--help", "--version", "check", "personas", "actions --tokens", "show DATA", "account DIR", "recover DATA")
@@ -102,7 +102,7 @@ def test_an_output_that_was_made_non_blocking_is_waited_for(data: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     words = [sys.executable, "-m", "tcppc", "show", "--max", "1MiB", *[str(data)] * 20]
-    with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with ended(subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)) as process:
         os.close(writer)
         with open(reader, "rb") as pipe:
             shown = pipe.read()

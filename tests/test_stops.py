@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.harness import PATIENCE, Sensor, payload, tcppc, wait_until
+from tests.harness import PATIENCE, Sensor, ended, payload, tcppc, wait_until
 
 
 def frozen(sensor: Sensor) -> None:
@@ -122,8 +122,8 @@ def test_a_terminal_whose_reader_stopped_holds_up_neither_capture_nor_stop(start
     leader, follower = pty.openpty()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tcppc", "-H", "127.0.0.1", "-p", "0", "-w", f"{folder}/d.jsonl"]
-        with subprocess.Popen(
-            command, stderr=follower, stdin=subprocess.DEVNULL, cwd=Path(__file__).parent.parent
+        with ended(
+            subprocess.Popen(command, stderr=follower, stdin=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
         ) as process:
             said = b""
             while b"Start UDP server." not in said:
