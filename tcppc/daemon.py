@@ -183,6 +183,7 @@ class _Stop:
             whole = sensor.writer.stop(self._left(0.7, 1.0))
         except Exception as problem:
             sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
+        sensor.books.end()
         if keeper := sensor.keeper:
             self._step("keeper", lambda: keeper.stop(1.0))
         for path in sensor.syncer.wait(self._left(0.5)):

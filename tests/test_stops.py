@@ -64,6 +64,29 @@ def test_datagrams_for_which_there_is_no_time_are_counted(start: Start, tmp_path
     assert sensor.account().returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["datagram", "session"])
+def test_what_a_late_thread_has_in_hand_when_the_writer_ends_is_counted(
+    start: Start, tmp_path: Path, kind: str
+) -> None:
+    """It was accepted, is not open, and reaches no file: the books agree all the same."""
+    (tmp_path / "c.toml").write_text("[limits]\nstop = 0.2\n", encoding="ascii")
+    slow = "import time; from tcppc.capture.intake import Intake; real = Intake.put; "
+    slow += "Intake.put = lambda self, item: (getattr(item, 'bytes', 0) == 4 and time.sleep(60), real(self, item))[1]"
+    sensor = start("-q", "-c", str(tmp_path / "c.toml"), patch=slow)
+    sensor.send(b"first")
+    sensor.records(1)
+    if kind == "datagram":
+        sensor.datagram(b"late")
+    else:
+        with sensor.connect() as sock:
+            sock.sendall(b"late")
+    time.sleep(0.3)
+    sensor.process.send_signal(signal.SIGTERM)
+    assert sensor.process.wait(PATIENCE) == 0
+    assert re.search(r"Sessions: 2 accepted, 0 open, 1 dropped \(stop\)", sensor.log), sensor.log
+    assert sensor.account().returncode == 0, sensor.account().stdout
+
+
 @pytest.mark.parametrize("persona", ["silent", "own"])
 def test_who_waits_in_the_back_log_is_served_by_the_crew_and_no_persona_delays_it(
     start: Start, tmp_path: Path, persona: str

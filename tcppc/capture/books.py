@@ -273,6 +273,13 @@ class Books:
                 self.dropped["stop"] += count
                 self.bytes_dropped += size
 
+    def end(self) -> None:
+        """The writer takes nothing more: what was on its way to it, out of a thread that is late, reaches no file."""
+        with self._lock:
+            late = self.accepted - self.open - self.recorded - sum(self.dropped.values())
+            if late > 0:
+                self.dropped["stop"] += late
+
     def cut(self, cause: str) -> None:
         """A session's payloads are cut by a bound."""
         with self._lock:
