@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -180,9 +181,8 @@ def test_recover_does_its_job_where_the_ledger_may_not_be_written_to(start: Star
 
 
 def test_show_follows_what_may_be_read_says_what_may_not_and_ends_with_1(tmp_path: Path) -> None:
-    # Read in the order of their names: once it says what may not be read, it follows the other one.
-    (tmp_path / "z.jsonl").write_text(line(b"closed"), encoding="ascii")
-    os.chmod(tmp_path / "z.jsonl", 0)
+    (tmp_path / "closed.jsonl").write_text(line(b"closed"), encoding="ascii")
+    os.chmod(tmp_path / "closed.jsonl", 0)
     (tmp_path / "open.jsonl").write_text(line(b"before"), encoding="ascii")
     with ended(subprocess.Popen(
         [*PREFIX, sys.executable, "-m", "tcppc", "show", "-f", str(tmp_path)],
@@ -190,9 +190,11 @@ def test_show_follows_what_may_be_read_says_what_may_not_and_ends_with_1(tmp_pat
     )) as process:  # fmt: skip
         assert process.stderr
         assert process.stdout
-        assert process.stderr.readline() == f"tcppc: {tmp_path}/z.jsonl: cannot be read: Permission denied\n"
+        assert process.stderr.readline() == f"tcppc: {tmp_path}/closed.jsonl: cannot be read: Permission denied\n"
         with (tmp_path / "open.jsonl").open("a", encoding="ascii") as file:
-            file.write(line(b"after"))
+            while not select.select([process.stdout], [], [], 0.1)[0]:  # it may not have looked at this one yet
+                file.write(line(b"after"))
+                file.flush()
         assert "198.51.100.7" in process.stdout.readline()
         assert process.stdout.readline() == "    after\n"
         time.sleep(0.6)  # two more looks: it is said once

@@ -67,6 +67,7 @@ class Watch:
         self._gone = False
         self._second = self._said = self._unsaid = 0  # lines about scans in this second, and those left out
         self._forgotten = 0  # sources, that were counted
+        self._short = ""  # what there was no memory for, until it is said
         self._told_short = -SAY_AGAIN_SECONDS
         self._stopping = False
         self.thread = Supervised(f"watch {interface}", self._run, log, books.error)
@@ -121,6 +122,7 @@ class Watch:
         while scans := self.detector.ended(time.time_ns()):
             self._tell(scans)
         self._count()
+        self._say_short()
 
     def _take_all(self) -> None:
         for block in self._ring.take():
@@ -141,13 +143,18 @@ class Watch:
 
     def _no_memory(self, what: str) -> None:
         """The machine has none for this; what comes next may find some."""
+        self._short = what
         try:
-            count = self._books.error("watch_errors")
-            if time.monotonic() - self._told_short >= SAY_AGAIN_SECONDS:
-                self._told_short = time.monotonic()
-                self._log(f"Watch {self.interface}: out of memory at {what} ({count} faults so far); going on.")
-        except MemoryError:  # not even to say so: the next one may be
+            self._books.error("watch_errors")
+            self._say_short()
+        except MemoryError:  # not even to say so: a later round will
             return
+
+    def _say_short(self) -> None:
+        if self._short and time.monotonic() - self._told_short >= SAY_AGAIN_SECONDS:
+            count = self._books.errors["watch_errors"]
+            self._log(f"Watch {self.interface}: out of memory at {self._short} ({count} faults so far); going on.")
+            self._short, self._told_short = "", time.monotonic()
 
     def _wait_for_interface(self, problem: OSError) -> None:
         if not self._gone:
