@@ -150,6 +150,11 @@ def is_standard_output(path: str) -> bool:
     return path in STANDARD_OUTPUT
 
 
+def shown(path: str) -> str:
+    """As people name it."""
+    return "standard output" if path == "-" else path
+
+
 class DataFile:
     """The open data file. Belongs to the writer's thread.
 
@@ -176,7 +181,7 @@ class DataFile:
         self.turns = -1  # files opened after the first
         self.size = 0  # of the file that is open; of a stream, what was written to it
         self.first = self.last = 0
-        self.stream = False  # is it no regular file, but a pipe, a FIFO, a terminal?
+        self.stream = False  # is it no regular file, but a pipe, a FIFO, a terminal, or standard output?
         self._torn = False  # did a stream take a part of a line?
         self._period = 0
         self._number = 0
@@ -217,14 +222,16 @@ class DataFile:
 
     def _enter(self, now: float, period: int) -> None:
         base = self.naming.path(now)
-        path = numbered(base, self._number)
-        while self._is_full(path):
+        standard = is_standard_output(base)
+        path = base if standard else numbered(base, self._number)
+        while not standard and self._is_full(path):
             self._number += 1
             path = numbered(base, self._number)
         fd = self._open(path)
         try:
             status = os.fstat(fd)
-            stream = not stat.S_ISREG(status.st_mode)
+            # Whatever standard output is redirected to, it is not ours to cut, to name or to make anew.
+            stream = standard or not stat.S_ISREG(status.st_mode)
             size = 0 if stream else end_half_line(fd)
             if not stream and size != status.st_size:
                 self._say(f"The last line of {path} is cut off, as a crash leaves it; new lines follow on their own.")
@@ -240,7 +247,7 @@ class DataFile:
         self.sessions = self.first = self.last = 0
         if self._ledger:
             self._ledger.opened(path, size, stream)
-        self._say(f"{'Writing session data to the stream' if stream else 'Created a session file'}: {path}")
+        self._say(f"{'Writing session data to the stream' if stream else 'Created a session file'}: {shown(path)}")
 
     def _is_full(self, path: str) -> bool:
         """Has an earlier run filled this file, to its bound or to the limit of this process?"""
@@ -252,6 +259,8 @@ class DataFile:
 
     def _open(self, path: str) -> int:
         if is_standard_output(path):
+            if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # as cli/standard.py leaves a closed one
+                raise OSError(errno.EBADF, "standard output is closed or cannot be written to", path)
             return os.dup(1)
         folder = os.path.dirname(path)
         if folder and not os.path.isdir(folder):
@@ -334,7 +343,7 @@ class DataFile:
         fd, self._fd = self._fd, -1
         if self.stream:
             if unread := _unread(fd):
-                self._say(f"{self.path}: {unread} bytes are in the pipe, and nobody has read them yet.")
+                self._say(f"{shown(self.path)}: {unread} bytes are in the pipe, and nobody has read them yet.")
             os.close(fd)
         elif self._syncer:
             self._syncer.close(fd, self.path)
