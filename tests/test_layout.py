@@ -88,7 +88,6 @@ NO_FILE_OF_ITS_OWN = {
     "batch": "test_writer",
     "talk": "test_writer",
     "syncer": "test_stops",
-    "spill": "test_memory",
 }
 
 # A module imports from its own floor and those below. Within floor 3, capture's own files know each other.

@@ -4,7 +4,8 @@ One file without a name beside the data files, for all sessions: it takes one de
 behind. Each piece is a run of entries: a head of 16 bytes (instant in ns as u64, length as u32, the payload that a
 reply follows as i32), then the bytes. Pieces begin at multiples of 4096, so that what is freed can be punched out of
 the file, and the disk has it back; where the file system cannot do that, once nothing is left in it.
-Any thread may write and read; places are given out under a lock.
+Any thread may write and read; places are given out under a lock. What was freed is used again, so that the file is
+no longer than what stands in it at once needs: RLIMIT_FSIZE holds for it too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from tcppc.capture.books import Books, Source
@@ -27,7 +29,52 @@ BLOCK = 4096
 FREE_PART = 0.05
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
+# Of the free places, so many are looked at for one that is large enough.
+MOST_LOOKED_AT = 64
+
 Entry = tuple[int, bytes, int]
+
+
+class Places:
+    """Which runs of bytes below `end` are free. Never two of them side by side."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self._sizes: dict[int, int] = {}  # by where they begin
+        self._begins: dict[int, int] = {}  # by where they end
+
+    def take(self, size: int) -> int:
+        """The offset of `size` bytes, which are in use from now on."""
+        for begin, room in islice(self._sizes.items(), MOST_LOOKED_AT):
+            if room >= size:
+                self._remove(begin)
+                if room > size:
+                    self._add(begin + size, room - size)
+                return begin
+        begin, self.end = self.end, self.end + size
+        return begin
+
+    def give(self, begin: int, size: int) -> None:
+        """These are free again."""
+        if begin + size in self._sizes:
+            size += self._remove(begin + size)
+        if begin in self._begins:
+            before = self._begins[begin]
+            size += self._remove(before)
+            begin = before
+        if begin + size == self.end:
+            self.end = begin
+        else:
+            self._add(begin, size)
+
+    def _add(self, begin: int, size: int) -> None:
+        self._sizes[begin] = size
+        self._begins[begin + size] = begin
+
+    def _remove(self, begin: int) -> int:
+        size = self._sizes.pop(begin)
+        del self._begins[begin + size]
+        return size
 
 
 class SpillError(Exception):
@@ -45,8 +92,7 @@ class Spill:
         self._seldom = Seldom()
         self._lock = threading.Lock()
         self._fd = -1
-        self._end = 0
-        self._pieces = 0
+        self._places = Places()
 
     def set_most(self, most: int) -> None:
         """From now on the file has so many bytes at most."""
@@ -63,11 +109,14 @@ class Spill:
         room = -(-size // BLOCK) * BLOCK
         if self._books.stowed + room > self._most or not self._books.stow(room, source, self._most):
             return None
+        offset = -1
         try:
             offset = self._place(room)
             _write(self._fd, parts, offset)
         except (OSError, MemoryError) as problem:
             self._books.unstow(room, source)
+            if offset >= 0:
+                self._give(offset, room)
             self._books.error("spill_failures")
             if self._seldom.due():
                 reason = getattr(problem, "strerror", "") or "out of memory"
@@ -85,9 +134,14 @@ class Spill:
             state = os.fstatvfs(self._fd)
             if state.f_bavail * state.f_frsize < room + FREE_PART * state.f_blocks * state.f_frsize:
                 raise OSError(errno.ENOSPC, "the disk is nearly full")
-            offset, self._end = self._end, self._end + room
-            self._pieces += 1
-            return offset
+            return self._places.take(room)
+
+    def _give(self, offset: int, room: int) -> None:
+        _punch(self._fd, offset, room)
+        with self._lock:
+            self._places.give(offset, room)
+            if not self._places.end:
+                os.ftruncate(self._fd, 0)
 
     def _open(self) -> int:
         folder = str(self._folder)
@@ -112,12 +166,7 @@ class Spill:
         """These are not needed any more."""
         for offset, _, room in extents:
             self._books.unstow(room, source)
-            _punch(self._fd, offset, room)
-            with self._lock:
-                self._pieces -= 1
-                if not self._pieces:
-                    self._end = 0
-                    os.ftruncate(self._fd, 0)
+            self._give(offset, room)
 
 
 class Piece:
