@@ -36,9 +36,10 @@ _ESCAPES = {number: f"\\x{number:02x}" for number in (*range(32), 127)} | {
 }
 
 
-def quote(data: bytes) -> str:
-    """Bytes as Go's %q shows them: printable UTF-8 as it is, everything else escaped; cut after SHOWN_BYTES."""
-    cut = "" if len(data) <= SHOWN_BYTES else "..."
+def quote(data: bytes, size: int = 0) -> str:
+    """Bytes as Go's %q shows them: printable UTF-8 as it is, everything else escaped; cut after SHOWN_BYTES. Where
+    they are the beginning of more, `size` is how many."""
+    cut = "..." if max(len(data), size) > len(data[:SHOWN_BYTES]) else ""
     data = data[:SHOWN_BYTES]
     if data.isascii():
         return f'"{data.decode("ascii").translate(_ESCAPES)}"{cut}'

@@ -76,6 +76,10 @@ class Stowed(Protocol):
 
     count: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of them, or a little more."""
+
     def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
         """(instant, bytes, index of the payload that a reply follows)."""
 
@@ -129,6 +133,17 @@ class Session:
             self.stowed.free()
         if self.spoken and self.spoken.stowed:
             self.spoken.stowed.free()
+
+
+def most_characters(session: Session) -> int:
+    """How long its record may be, about, without making it: base64 and 140 characters each for payloads and replies."""
+    spoken, tls = session.spoken, session.tls
+    size = sum([len(data) for _, data in session.payloads]) + (session.stowed.size if session.stowed else 0)
+    count = session.count
+    if spoken:
+        size += sum([len(data) for _, data, _ in spoken.replies]) + (spoken.stowed.size if spoken.stowed else 0)
+        count += spoken.count
+    return (size + (len(tls.hello) if tls and tls.hello else 0)) * 4 // 3 + 140 * count + 2000
 
 
 class Step(NamedTuple):

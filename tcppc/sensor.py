@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tcppc import acting, folders, metrics
 from tcppc.actions.engine import Engine
-from tcppc.capture import capabilities, limits
+from tcppc.capture import capabilities, limits, shorten
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile, fixed_folder, is_standard_output
 from tcppc.capture.intake import Intake
@@ -255,6 +255,11 @@ def _say_settings(config: Config, log: Log, descriptors: int, sessions: int) -> 
             f"Session data file: {given.tcpFileFmt} "
             f"(Rotate every {given.rotInt} seconds w/ {given.rotOffset} seconds offset)"
         )
+        if (most := shorten.most()) < shorten.ENTRY_CHARACTERS + config.limits.session_bytes * 4 // 3:
+            log(
+                f"Files have {most:,} bytes at most (ulimit -f, LimitFSIZE): records of sessions that say more than "
+                f"{most * 3 // 4:,} bytes are cut."
+            )
     else:
         log("Session data file: none.")
         log("!!!CAUTION!!! Session data will not be written to files.")

@@ -32,8 +32,9 @@ from tcppc.netfilter import blocking
 from tcppc.personas import ftp, registry
 from tcppc.personas.base import Findings, Place, Talk
 from tcppc.personas.registry import Personas
-from tcppc.records import Encoder, Session
+from tcppc.records import TLS, Encoder, Session, most_characters
 from tcppc.sections import Action, Limits
+from tcppc.spoken import Spoken
 from tests.conftest import Start
 from tests.harness import wait_until
 from tests.netns import SENSOR, Net
@@ -168,6 +169,35 @@ def session(size: int = 10) -> Session:
     made = Session("tcp", "203.0.113.9", 1, "192.0.2.1", 22, 1)
     made.payloads.append((1, bytes(size)))
     return made
+
+
+@pytest.mark.parametrize("digest", [0, 3600])
+def test_no_record_is_made_for_which_there_is_no_memory(digest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many large sessions that end at once would else stand in memory whole, each in its own thread."""
+    engine, _ = engine_of(Action(command="true", on=("end",), digest=digest), memory=4 << 20)
+    sizes = []
+    real = Encoder.whole
+
+    def whole(self: Encoder, told: Session) -> str:
+        sizes.append(told.bytes)
+        return real(self, told)
+
+    monkeypatch.setattr(Encoder, "whole", whole)
+    for size in (10_000, 600_000, 5_000_000, 600_000, 600_000):
+        made = session(size)
+        made.bytes = size
+        engine.session("end", made)
+    assert sizes == [10_000, 600_000]
+    assert engine._books.actions["dropped_memory"] == 3
+
+
+def test_a_record_is_no_longer_than_was_reckoned() -> None:
+    made = session(1000)
+    made.spoken = Spoken("http", [(1, bytes(500), 0)] * 20)
+    made.tls = TLS(bytes(300), "TLSv1.3", "x")
+    for size in (0, 1, 2, 100_000):
+        made.payloads.append((2, bytes(size)))
+        assert len(Encoder(Zone("UTC"), "s").whole(made)) <= most_characters(made)
 
 
 class Seen(Session):

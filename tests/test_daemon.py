@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -443,3 +444,32 @@ def test_the_soft_limit_of_descriptors_goes_to_the_hard_one_and_to_what_r_asks(s
     assert resource.prlimit(first.process.pid, resource.RLIMIT_NOFILE) == (900, 900)
     first.stop()
     assert resource.prlimit(start("-R", "500", preexec=low).process.pid, resource.RLIMIT_NOFILE)[0] == 500
+
+
+@pytest.mark.parametrize("large", [900_000, 20_000_000])
+@pytest.mark.parametrize("record", ["sessions", "events"])
+def test_a_record_larger_than_any_file_may_be_is_cut_and_costs_nobody_else_anything(
+    record: str, large: int, start: Start, tmp_path: Path
+) -> None:
+    """RLIMIT_FSIZE, which a stranger's single session is enough to reach."""
+    sensor = start("-q", "--record", record, prefix=("prlimit", "--fsize=524288"))
+    sensor.said("Files have 524,288 bytes at most (ulimit -f, LimitFSIZE)")
+    sensor.send(b"before")
+    sensor.send(b"x" * large)
+    for number in range(5):
+        sensor.send(b"behind %d" % number)
+    assert sensor.stop() == 0
+    records = []
+    for path in tmp_path.glob("data*.jsonl"):
+        assert path.stat().st_size <= 524288
+        records += [json.loads(line) for line in path.read_bytes().splitlines()]
+    account = sensor.account()
+    assert account.returncode == 0, account.stdout
+    if record == "events":
+        assert sum(record["event"] == "end" for record in records) == 7
+        return
+    cut = [record for record in records if record["bytes"] == large]
+    assert len(records) == 7
+    assert cut[0]["truncated"]
+    assert 380_000 < sum(len(b64decode(each["data"])) for each in cut[0]["payloads"]) < 393_216
+    assert "1 truncated (file_size)" in sensor.log

@@ -51,3 +51,16 @@ def test_log_lines_that_wait_are_bounded_and_counted() -> None:
     assert queue.events_lost == 9
     queue.put(session())
     assert len(queue) == intake.MOST_EVENTS + 2  # a session is never refused here
+
+
+def test_log_lines_that_wait_hold_little_memory_and_tell_how_much_came() -> None:
+    """A writer that hangs must not keep in memory what the sessions have put out of it."""
+    made = intake.Intake()
+    one = session()
+    for number in range(20_000):
+        made.tell(one, number, bytes(65536) if number % 2 else b"short")
+    waiting = [item for item in made.take(30_000) if isinstance(item, intake.Event)]
+    assert len(waiting) == 20_000
+    assert sum(len(event.data) for event in waiting) < 18 << 20
+    assert {event.size for event in waiting} == {5, 65536}
+    assert all(event.data == b"short" for event in waiting if event.size == 5)

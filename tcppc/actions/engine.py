@@ -22,7 +22,7 @@ from tcppc.capture.books import Books
 from tcppc.capture.spill import SpillError
 from tcppc.capture.supervisor import Supervised
 from tcppc.protocols.packet import SYN, address
-from tcppc.records import Encoder, Session, new_id
+from tcppc.records import Encoder, Session, most_characters, new_id
 from tcppc.sightings import Probe, Scan, name
 
 TICK_SECONDS = 0.5
@@ -164,7 +164,7 @@ class Engine:
             told = replace(session, payloads=[(time_ns(), data)], stowed=None)
         return Event(
             on, time_ns(), session.proto, session.src, session.sport, session.dst, session.dport, session.id,
-            session.proto == "udp", lambda: self._terms.encoder.whole(told), data, before,
+            session.proto == "udp", lambda: self._terms.encoder.whole(told), most_characters(told), data, before,
         )  # fmt: skip
 
     def sighting(self, seen: Probe | Scan) -> None:
@@ -233,12 +233,24 @@ class Engine:
             elif self._jobs.full():  # before a record is made that nobody takes
                 self._drop("dropped_queue", "the queue is full")
             else:
-                texts = [event.record()]
-                if self._take(len(texts[0])):
-                    self._queue(rule, event, texts, 1)
+                text = self._record(event)
+                if text is not None:
+                    self._queue(rule, event, [text], 1)
 
     def _values(self, event: Event, count: int) -> Values:
         return event.values(self._terms.stamp(event.instant), self._terms.sensor, self._port, count)
+
+    def _record(self, event: Event) -> str | None:
+        """The event's record, its memory taken; None where there is none: that is known before the record is made."""
+        if not self._take(event.size):
+            return None
+        try:
+            text = event.record()
+        except BaseException:
+            self._give(event.size)
+            raise
+        self._give(event.size - len(text))
+        return text
 
     def _take(self, size: int) -> bool:
         """Room for a record that waits? Of the memory bound a share, so that the capture has the rest."""
@@ -246,11 +258,8 @@ class Engine:
             if self._held + size <= self._books.limits.memory // MEMORY_SHARE:
                 self._held += size
                 return True
-        self._drop_for_memory()
-        return False
-
-    def _drop_for_memory(self) -> None:
         self._drop("dropped_memory", f"records that wait hold 1/{MEMORY_SHARE} of limits.memory")
+        return False
 
     def _give(self, size: int) -> None:
         with self._lock:
@@ -279,19 +288,18 @@ class Engine:
             raise
 
     def _gather(self, rule: Rule, event: Event) -> None:
-        text = event.record()
+        text = self._record(event)
         with self._lock:  # who tells digests must find its text and its memory together
             digest = self._digests.get(rule)
             if digest is None:
                 digest = self._digests[rule] = _Digest(_without_session(event), time.monotonic())
             digest.count += 1
-            if len(digest.texts) >= MOST_DIGEST:
+            if text is None:
                 return
-            if self._held + len(text) <= self._books.limits.memory // MEMORY_SHARE:
+            if len(digest.texts) < MOST_DIGEST:
                 digest.texts.append(text)
-                self._held += len(text)
-                return
-        self._drop_for_memory()
+            else:
+                self._held -= len(text)
 
     def _tell_digests(self, all_of_them: bool = False) -> None:
         now = time.monotonic()

@@ -27,6 +27,7 @@ class Event:
     session_id: str
     spoofable: bool
     record: Callable[[], str]
+    size: int = 0  # how many characters its record may have, at most; 0 for few
     data: bytes = b""
     before: bytes = b""  # what the session said just before `data`
     ports: tuple[tuple[int, int], ...] = ()  # of a scan: all that were touched

@@ -6,11 +6,13 @@ stays, and is tried again in smaller batches.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tcppc.capture.books import Books
 from tcppc.capture.intake import Line
+from tcppc.capture.shorten import shorten
 from tcppc.capture.talk import Talk
 from tcppc.log import Log
 from tcppc.records import Encoder, Session, Step
@@ -43,6 +45,7 @@ class Batches:
         self._encoder = encoder
         self._waiting: list[Line] = []
         self._batch: Batch | None = None
+        self._cut: list[Session] = []  # the last one that was shortened
         self._most = BATCH_SESSIONS
         self._starved = 0  # tries without memory, one after the other
 
@@ -69,9 +72,31 @@ class Batches:
 
     def take_all(self) -> list[Line]:
         """Nothing waits any more: the caller has it."""
-        items = self._waiting + (self._batch.items if self._batch else [])
+        items = self._waiting_first()
         self._waiting, self._batch = [], None
         return items
+
+    def shorten(self, most: int) -> None:
+        """The first line is larger than `most` bytes, and no file takes it: as much of its session as fits, or nothing
+        of it, is kept."""
+        self._waiting, self._batch = self._waiting_first(), None
+        item = self._waiting[0]
+        try:
+            if isinstance(item, Session) and item not in self._cut and shorten(item, most, self._encoder.line):
+                self._cut = [item]
+                self._books.cut("file_size")
+                self._log(f"A record is larger than a file may be, {most:,} bytes (ulimit -f), and cut: "
+                          f"{self._talk.name(item)}")  # fmt: skip
+                return
+            problem: Exception = OSError(errno.EFBIG, f"its record is larger than a file may be, {most:,} bytes")
+        except Exception as found:  # MemoryError, or the spill file's
+            problem = found
+        del self._waiting[0]
+        self.lose(item, problem, "disk")
+
+    def _waiting_first(self) -> list[Line]:
+        """All that waits, what is in the batch first."""
+        return (self._batch.items if self._batch else []) + self._waiting
 
     def pieces(self, session: Session) -> Iterator[bytes]:
         gathered: list[str] = []
@@ -135,7 +160,8 @@ class Batches:
             self.lose(self._waiting.pop(0), MemoryError("out of memory"), "memory")
 
     def lose(self, item: Line, problem: Exception, cause: str = "error") -> None:
-        what = f"Failed to encode data as json: {type(problem).__name__}: {problem}"
+        failed = "write session data" if cause == "disk" else "encode data as json"
+        what = f"Failed to {failed}: {type(problem).__name__}: {problem}"
         if isinstance(item, Sighting):
             self._books.error("sightings_not_recorded")
             self._books.give_sightings(item.charge)

@@ -12,11 +12,15 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
+from tcppc.log import SHOWN_BYTES
 from tcppc.records import Session, Step
 from tcppc.sightings import Sighting
 
-# Log lines that may wait; a writer that is this far behind has better things to do than to talk.
+# Log lines that may wait; a writer that is this far behind has better things to do than to talk. Of more than
+# MOST_WHOLE the bytes are shown in part, so that all of them hold 41 MB at most.
 MOST_EVENTS = 100_000
+MOST_WHOLE = 4096
+PART_BYTES = 64
 MEMORY_TRIES = 50
 MEMORY_PAUSE_SECONDS = 0.1
 
@@ -24,13 +28,15 @@ MEMORY_PAUSE_SECONDS = 0.1
 class Event(NamedTuple):
     """Something to say in the log, as it was when it happened: the session may change before it is said.
 
-    `number` is the count of payloads with this one, or ESTABLISHED or SECURED; `open` how many sessions there are.
+    `number` is the count of payloads with this one, or ESTABLISHED or SECURED; `data` is the beginning of
+    `size` bytes; `open` is how many sessions there are.
     """
 
     session: Session
     proto: str
     number: int
     data: bytes
+    size: int
     open: int
 
 
@@ -84,7 +90,8 @@ class Intake:
         if len(self._items) > MOST_EVENTS:
             self.events_lost += 1  # approximate under races, which is good enough for log lines
             return
-        self.put(Event(session, session.proto, count, data, open_sessions))
+        shown = data[: SHOWN_BYTES if len(self._items) < MOST_WHOLE else PART_BYTES]
+        self.put(Event(session, session.proto, count, shown, len(data), open_sessions))
 
     def wake(self) -> None:
         """End the writer's sleep now."""

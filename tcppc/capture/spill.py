@@ -180,6 +180,11 @@ class Piece:
         self.extents: list[tuple[int, int, int]] = []
         self.count = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of all entries with their heads."""
+        return sum(size for _, size, _ in self.extents)
+
     def __iter__(self) -> Iterator[Entry]:
         for offset, size, _ in self.extents:
             data = self._spill.read(offset, size)

@@ -38,13 +38,13 @@ class Talk:
         self._log.write_text(talk)
 
     def _event(self, event: Event) -> str:
-        session, proto, number, data, open_sessions = event
+        session, proto, number, data, size, open_sessions = event
         if number == ESTABLISHED:
             return f"{proto.upper()}: Established: {self.name(session, 0, proto)} (#Sessions: {open_sessions})"
         if number == SECURED:
             tls = session.tls
             return f"TLS: Handshake: {self.name(session, 0)}: {tls and tls.version} {tls and tls.cipher}"
-        return f"{proto.upper()}: Received: {self.name(session, number, proto)}: {quote(data)} ({len(data)} bytes)"
+        return f"{proto.upper()}: Received: {self.name(session, number, proto)}: {quote(data, size)} ({size} bytes)"
 
     def ended(self, sessions: Sequence[Session], written: bool, open_sessions: int) -> None:
         """These are over, and `written` to the data file where there is one."""

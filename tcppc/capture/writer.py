@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from tcppc.capture import shorten
 from tcppc.capture.batch import BATCH_SESSIONS, Batch, Batches
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile
@@ -319,9 +320,12 @@ class Writer:
 
     def _roll(self, problem: OSError) -> bool:
         """The file has the largest size that this process may write (RLIMIT_FSIZE): the next one follows it, where that
-        is of any use."""
-        if problem.errno != errno.EFBIG or not self._file or not self._file.size or not self._file.path:
+        is of any use. One record alone that is larger is cut."""
+        if problem.errno != errno.EFBIG or not self._file or not self._file.path or self._file.stream:
             return False
+        if not self._file.size:
+            self._batches.shorten(shorten.most())
+            return True
         self._file.follow()
         self._log(
             f"The session file has its full size, RLIMIT_FSIZE (ulimit -f): {self._file.path}; the next one follows."

@@ -101,7 +101,7 @@ def _would(found: Config, rule: Rule, on: str, session: Session) -> list[str]:
     spoofable = on in ("syn", "scan") or session.proto == "udp"
     event = Event(
         on, session.start, session.proto, session.src, session.sport, session.dst, session.dport, session.id,
-        spoofable, lambda: terms.encoder.whole(session), data,
+        spoofable, lambda: terms.encoder.whole(session), data=data,
     )  # fmt: skip
     if not rule.wants(event):
         return []
