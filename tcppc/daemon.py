@@ -33,7 +33,7 @@ from tcppc.oversight import (
 )
 from tcppc.prepare import Prepared, needed
 from tcppc.problems import NO_THREAD, is_lack_of_threads
-from tcppc.reload import reload
+from tcppc.reload import Reloads
 from tcppc.sensor import Sensor, build
 
 # Virtual, not resident: a thread touches two or three pages of it; OpenSSL's RSA needs some tens of kB.
@@ -41,6 +41,7 @@ STACK_BYTES = 512 * 1024
 # Sessions are freed by reference counts; the cycle collector only needs to look now and then.
 GC_THRESHOLD = 50_000
 STATUS_SECONDS = 10.0
+RELOAD_LOOK_SECONDS = 0.02  # how often a reload that is being built is looked at
 # limits.stop = 0: what systemd is asked to wait for, and less than the ten seconds that docker stop gives.
 STOP_SECONDS_SYSTEMD = 60.0
 STOP_SECONDS = 8.0
@@ -195,6 +196,15 @@ class _Stop:
         return whole
 
 
+def _look(looks: Iterable[Callable[[], None]], sensor: Sensor) -> None:
+    for look in looks:
+        try:
+            look()
+        except Exception as problem:  # who looks must not end what is looked at
+            if not sensor.books.error("oversight_errors") % 60:
+                sensor.log(f"Oversight: {type(problem).__name__}: {problem}; going on.")
+
+
 def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], read: Callable[[], Config]) -> None:
     """Until SIGTERM or SIGINT: reload at SIGHUP; look each second whether all gets on; tell a service manager how it
     is, and feed its watchdog while all listeners answer."""
@@ -207,23 +217,23 @@ def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], re
         MemoryWatch(lambda: sensor.books.held).look,
         GatewayWatch(sensor).look,
     ]
+    reloads = Reloads(sensor, read)
     due = time.monotonic() + pause
+    looked = 0.0
     while True:
-        came = signal.sigtimedwait(signals, LOOK_SECONDS)
+        came = signal.sigtimedwait(signals, RELOAD_LOOK_SECONDS if reloads.going else LOOK_SECONDS)
         # Interrupted just as its time runs out (SIGCONT), CPython 3.11 returns what was never filled in.
         if came is not None and came.si_signo not in signals:
             came = None
         if came is not None and came.si_signo != signal.SIGHUP:
             return
-        for look in looks:
-            try:
-                look()
-            except Exception as problem:  # who looks must not end what is looked at
-                if not sensor.books.error("oversight_errors") % 60:
-                    sensor.log(f"Oversight: {type(problem).__name__}: {problem}; going on.")
+        if not reloads.going or time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            _look(looks, sensor)
         if came is not None:
             notifier.reloading()
-            reload(sensor, read)
+            reloads.ask()
+        if reloads.step():
             notifier.ready(line)
         elif notifier.wanted and time.monotonic() >= due:
             due = time.monotonic() + pause

@@ -5,6 +5,8 @@ What cannot be built changes nothing; adopting cannot fail, and were it to, the 
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 from tcppc import acting
@@ -12,6 +14,9 @@ from tcppc.capture.files import fixed_folder
 from tcppc.config import Config, ConfigError, changed
 from tcppc.prepare import Prepared, keeping, prepare
 from tcppc.sensor import Sensor, sinks
+
+SLOW_SECONDS = 5.0
+BUILD_STACK_BYTES = 8 << 20  # virtual: plug-ins are foreign code
 
 # Settings that are read once: a reload says that they need a restart.
 _FIXED = {
@@ -24,23 +29,92 @@ _FIXED = {
 }
 
 
-def reload(sensor: Sensor, read: Callable[[], Config]) -> None:
-    """Raises nothing but what the machine itself does: a wrong configuration is refused, and the old one stays."""
-    log = sensor.log
-    log.reopen()
-    notes: list[str] = []
-    try:
-        prepared = prepare(read(), notes.append)
-    except ConfigError as problem:
+class _Building:
+    """A configuration that is read and built in a thread of its own."""
+
+    def __init__(self, read: Callable[[], Config]) -> None:
+        self.notes: list[str] = []
+        self.prepared: Prepared | None = None
+        self.problem: BaseException | None = None
+        self.begun = time.monotonic()
+        self.told = False  # that it takes long
+        self._thread = threading.Thread(target=self._run, args=(read,), name="reload", daemon=True)
+        before = threading.stack_size(BUILD_STACK_BYTES)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread can be had: then here
+            self._run(read)
+        finally:
+            threading.stack_size(before)
+
+    def _run(self, read: Callable[[], Config]) -> None:
+        try:
+            self.prepared = prepare(read(), self.notes.append)
+        except BaseException as problem:  # told where it is asked for
+            self.problem = problem
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+
+class Reloads:
+    """Reloads, one after the other. What one waits for (a name server, a disk that hangs) holds up neither the stop nor
+    the watchdog: it is built aside, and adopted in the main thread. Belongs to that."""
+
+    def __init__(self, sensor: Sensor, read: Callable[[], Config]) -> None:
+        self._sensor = sensor
+        self._read = read
+        self._building: _Building | None = None
+        self._again = False
+
+    @property
+    def going(self) -> bool:
+        return self._building is not None
+
+    def ask(self) -> None:
+        """Begin one, or another one behind the one that goes on: what that has read already may be old."""
+        if self._building:
+            self._again = True
+            return
+        self._sensor.log.reopen()
+        self._building = _Building(self._read)
+
+    def step(self) -> bool:
+        """True where one was just brought to its end. Raises nothing but what the machine itself does: a wrong
+        configuration is refused, and the old one stays."""
+        building = self._building
+        if building is None:
+            return False
+        if not building.done:
+            took = time.monotonic() - building.begun
+            if took > SLOW_SECONDS and not building.told:
+                building.told = True
+                self._sensor.log(
+                    f"Reload: reading the configuration and its files has not returned for {took:.0f} s; "
+                    "all goes on as it was."
+                )
+            return False
+        self._building = None
+        if self._again:
+            self._again = False
+            self.ask()
+        _finish(self._sensor, building)
+        return True
+
+
+def _finish(sensor: Sensor, building: _Building) -> None:
+    log, problem, prepared = sensor.log, building.problem, building.prepared
+    if prepared is None:
+        if problem and not isinstance(problem, Exception):
+            raise problem
         sensor.writer.change(sensor.writer.reopen)
-        log(f"Reload refused, the configuration stays as it was: {problem}")
+        said = str(problem)
+        if not isinstance(problem, ConfigError):  # a fault of ours, or of a plug-in: the sensor goes on all the same
+            said = f"{type(problem).__name__}: {problem}".encode("unicode_escape").decode("ascii")[:500]
+        log(f"Reload refused, the configuration stays as it was: {said}")
         return
-    except Exception as problem:  # a fault of ours, or of a plug-in: the sensor goes on all the same
-        sensor.writer.change(sensor.writer.reopen)
-        said = f"{type(problem).__name__}: {problem}".encode("unicode_escape").decode("ascii")
-        log(f"Reload refused, the configuration stays as it was: {said[:500]}")
-        return
-    log.write(notes)
+    log.write(building.notes)
     old, new = sensor.config, prepared.config
     for line in _restarts(sensor, old, new, prepared):
         log(f"Reload: {line}")

@@ -313,19 +313,50 @@ def test_datagrams_of_all_sizes_are_whole(start: Start, size: int) -> None:
     assert sensor.stop() == 0
 
 
+def secured(sock: socket.socket, tunnel: ssl.SSLObject, inside: ssl.MemoryBIO, outside: ssl.MemoryBIO) -> None:
+    """Shake hands."""
+    while True:
+        try:
+            tunnel.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(outside.read())
+            inside.write(sock.recv(65536))
+    sock.sendall(outside.read())
+
+
+@pytest.mark.parametrize("last", ["more", "a goodbye", "more and a goodbye"])
+def test_what_came_in_tls_before_a_reset_met_a_reply_is_plain_text(start: Start, last: str) -> None:
+    """While a persona thinks, more comes and the client goes away: sending its answer fails."""
+    slow = "import time; from tcppc.capture.answering import Answering; real = Answering.answer; "
+    slow += "Answering.answer = lambda self, data: (time.sleep(1), real(self, data))[1]"
+    sensor = start("-q", "--persona", "http", patch=slow)
+    inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tunnel = lenient().wrap_bio(inside, outside)
+    with sensor.connect() as sock:
+        secured(sock, tunnel, inside, outside)
+        tunnel.write(b"GET / HTTP/1.0\r\n\r\n")
+        sock.sendall(outside.read())
+        time.sleep(0.3)
+        if "more" in last:
+            tunnel.write(b"more")
+        if "goodbye" in last:
+            with contextlib.suppress(ssl.SSLError):
+                tunnel.unwrap()
+        sock.sendall(outside.read())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    (record,) = sensor.records(1)
+    assert payload(record) == b"GET / HTTP/1.0\r\n\r\n" + (b"more" if "more" in last else b"")
+    assert "after" not in record["tls"]
+    assert sensor.stop() == 0
+
+
 def test_what_stands_behind_a_persona_s_last_word_inside_tls_is_plain_text(start: Start) -> None:
     sensor = start("-q", "--persona", "http")
     inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
     tunnel = lenient().wrap_bio(inside, outside)
     with sensor.connect() as sock:
-        while True:
-            try:
-                tunnel.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                sock.sendall(outside.read())
-                inside.write(sock.recv(65536))
-        sock.sendall(outside.read())
+        secured(sock, tunnel, inside, outside)
         tunnel.write(b"GET / HTTP/1.0\r\n\r\n")  # which ends the talk
         tunnel.write(b"and more in the same segment")
         sock.sendall(outside.read())

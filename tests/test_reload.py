@@ -16,7 +16,7 @@ import pytest
 
 from tests import certificates
 from tests.conftest import Start
-from tests.harness import Sensor, payload, wait_until
+from tests.harness import Sensor, payload, tcppc, wait_until
 
 PERSONA = 'banner = "220 {word}\\r\\n"\n'
 HELD = 200
@@ -130,7 +130,8 @@ def held(sensor: Sensor, count: int) -> list[socket.socket]:
 @pytest.mark.parametrize(
     "patch",
     [
-        "import tcppc.daemon as d; d.reload = lambda *_: 1 / 0",
+        "import tcppc.daemon as d; d.Reloads.ask = lambda *_: 1 / 0",
+        "import tcppc.reload as r; r._parts = lambda *_: 1 / 0",
         "import tcppc.reload as r; r.prepare = lambda *_: (_ for _ in ()).throw(MemoryError())",
         "import tcppc.reload as r; r.prepare = lambda *_: (_ for _ in ()).throw(SystemExit(3))",
         "import tcppc.log as l; l.Log.reopen = lambda self: 1 / 0",
@@ -200,3 +201,60 @@ def test_a_log_file_that_is_a_fifo_nobody_reads_holds_up_no_reload(start: Start,
             sock.sendall(b"%d" % number)
     assert len(sensor.records(20)) == 20
     assert sensor.stop() == 0
+
+
+def test_a_reload_that_hangs_holds_up_neither_the_stop_nor_who_looks_whether_it_lives(start: Start) -> None:
+    patch = "import time; import tcppc.reload as r; r.SLOW_SECONDS = 0.2; real = r.prepare; "
+    patch += "r.prepare = lambda *_: time.sleep(3600)"
+    sensor = start("--metrics", "127.0.0.1:0", patch=patch)
+    socks = held(sensor, 5)
+    sensor.process.send_signal(signal.SIGHUP)
+    sensor.said("Reload: reading the configuration and its files has not returned for ")
+    sensor.process.send_signal(signal.SIGHUP)
+    sensor.send(b"meanwhile")
+    sensor.records(1)
+    assert sensor.stop() == 0
+    assert "6 accepted, 0 open, 6 recorded" in sensor.log
+    for sock in socks:
+        sock.close()
+
+
+def test_a_signal_that_comes_while_a_reload_is_built_makes_one_more(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    patch = "import os, time; import tcppc.reload as r; real = r.prepare; "
+    patch += f"there = lambda: os.path.exists('{tmp_path}/slow'); "
+    patch += "r.prepare = lambda *a: ([time.sleep(0.05) for _ in iter(there, False)], real(*a))[1]"
+    (tmp_path / "c.toml").write_text('[capture]\nsensor = "old"\n')
+    sensor = start("-c", str(tmp_path / "c.toml"), patch=patch)
+    sensor.process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)  # it has begun: what it reads may be the old one
+    (tmp_path / "c.toml").write_text('[capture]\nsensor = "new"\n')
+    for _ in range(5):
+        sensor.process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+    (tmp_path / "slow").unlink()
+    wait_until(lambda: sensor.log.count("Reloaded.") == 2, "both")
+    sensor.send(b"x")
+    assert sensor.records(1)[0]["sensor"] == "new"
+    assert sensor.stop() == 0
+
+
+@pytest.mark.parametrize("which", ["certificate", "key", "the sensor's own"])
+def test_a_fifo_in_place_of_a_key_is_refused_and_not_waited_for(which: str, start: Start, tmp_path: Path) -> None:
+    flags: tuple[str, ...] = ()
+    path = str(tmp_path / "state" / "rsa.key")
+    if which != "the sensor's own":
+        certificate, key = certificates.make(tmp_path, "ec")
+        flags = "-C", certificate, "-K", key
+        path = {"certificate": certificate, "key": key}[which]
+    sensor = start(*flags)
+    os.unlink(path)
+    os.mkfifo(path)
+    sensor.process.send_signal(signal.SIGHUP)
+    log = sensor.said("no regular file")
+    assert ("Reload refused" in log) == bool(flags)
+    assert sensor.stop() == 0
+    if flags:
+        done = tcppc("-H", "127.0.0.1", "-p", "0", *flags)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "no regular file; expected two PEM files that can be read" in done.stderr

@@ -23,6 +23,7 @@ from tcppc.records import TLS, Step
 
 HANDSHAKE_READ = 2048
 LARGE_READ = 65536
+MOST_LATE_READS = 256  # of what lies in the socket when a session is ended
 
 
 class Secure:
@@ -196,11 +197,14 @@ class Secure:
         raw = self._sock.recv(LARGE_READ)
         if not raw:
             return False
+        self._take(tunnel, raw)
+        self._look()
+        return True
+
+    def _take(self, tunnel: tls_layer.Tunnel, raw: bytes) -> None:
         self._record.bytes += len(raw)
         self._tail += raw
         tunnel.feed(raw)
-        self._look()
-        return True
 
     def _not_tls(self, tunnel: tls_layer.Tunnel, problem: ssl.SSLError) -> int:
         """How many of the raw bytes are no TLS: the record that OpenSSL could not read, and what follows it. A record
@@ -211,14 +215,28 @@ class Secure:
         return len(self._tail) - begin
 
     def _undigested(self, tunnel: tls_layer.Tunnel) -> int:
-        """How many of the raw bytes nobody has read, when a session is ended from outside; text that is ready is."""
+        """How many of the raw bytes nobody has read, when a session is ended from outside; text that is ready is, and
+        what has come and lies in the socket belongs to the tunnel still."""
         try:
-            while data := tunnel.read():
-                self._recorder.keep(data, time_ns())
+            for _ in range(MOST_LATE_READS):
+                while data := tunnel.read():
+                    self._recorder.keep(data, time_ns())
+                if data == b"":  # it has said goodbye
+                    return tunnel.unread
+                tls_layer.drop_whole_records(self._tail)
+                if not (raw := self._lies_there()):
+                    break
+                self._take(tunnel, raw)
         except ssl.SSLError:  # so it is with the rest
             return tunnel.unread
-        tls_layer.drop_whole_records(self._tail)
         return len(self._tail)
+
+    def _lies_there(self) -> bytes:
+        try:
+            found: bytes = self._sock.recv(LARGE_READ, socket.MSG_DONTWAIT)
+        except OSError:  # nothing does
+            return b""
+        return found
 
     def _end_inside(self, tunnel: tls_layer.Tunnel, raw: int, closed: str) -> str:
         """The tunnel is over; its last `raw` bytes were no part of it. What comes behind it is kept, where `closed` is

@@ -6,7 +6,10 @@ So everything OpenSSL still knows is let in, TLS 1.0 and weak ciphers included; 
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+import stat
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -40,6 +43,10 @@ def context(pairs: list[tuple[str, str]]) -> ssl.SSLContext:
     with resources.as_file(resources.files("tcppc") / "ffdhe2048.pem") as parameters:
         made.load_dh_params(str(parameters))
     for certificate, key in pairs:
+        for path in (certificate, key):
+            # A link is fine; a FIFO would be waited for.
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise OSError(errno.EINVAL, "no regular file", path)
         # An encrypted key would make OpenSSL ask the terminal.
         made.load_cert_chain(certificate, key, password=lambda: b"")
     return made
