@@ -1,10 +1,14 @@
 """An nc listener: received bytes to standard output as they come, and session records to a file where one is asked for.
 
 What `nc -l` does, with many connections at once: each has its thread, and what one read gave goes to standard output in
-one piece, under one lock. A reader of standard output that is slow holds the connections up, as nc's does; in memory is
-only what the records keep of them, within the bounds of `Limits`.
+one piece. A reader of standard output that is slow holds the connections up, as nc's does; in memory is only what the
+records keep of them, within the bounds of `Limits`.
 
-Threads share the table of open connections (atomic dict operations), the output (its lock) and the books (theirs).
+One thread accepts connections or reads datagrams; the main one waits for the end, and writes to nothing that could hold
+it up. At the end nothing more is let in, what has arrived is taken, and what is missing then is said in one line. Each
+step of it has its time, counted from its beginning; all of it takes ten seconds at most.
+
+Threads share the table of open connections (atomic dict operations); Output and Records have locks of their own.
 """
 
 from __future__ import annotations
@@ -15,33 +19,34 @@ import select
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from tcppc import hostname
+from tcppc import ears
 from tcppc.capture import sockets
-from tcppc.capture.books import SESSION_CHARGE, Books, source_key
-from tcppc.capture.files import DataFile, Naming, is_standard_output
-from tcppc.capture.intake import Intake
 from tcppc.capture.recorder import Recorder
-from tcppc.capture.spill import Spill
-from tcppc.capture.writer import Writer
 from tcppc.clock import Zone
+from tcppc.delivery import Missing, Output, Records
 from tcppc.log import Log
-from tcppc.records import Encoder, Session
-from tcppc.sections import Limits
+from tcppc.records import Session
+from tcppc.text import harmless
 
 READ_BYTES = 65536
 MOST_SWEPT_READS = 4096
 # Out of descriptors or threads: those who wait stay in the back-log, and asking again at once would spin.
 PAUSE_SECONDS = 0.1
 MOST_CONNECTIONS = 4096
-STOP_SECONDS = 5.0
-UDP_BUFFER_BYTES = 8 << 20
+# From the beginning of the end: so long a slow reader of standard output is waited for,
+OUTPUT_SECONDS = 2.0
+# what has arrived is taken,
+TAKE_SECONDS = 4.0
+# threads are waited for, and (at least one more) the records file.
+JOIN_SECONDS = 5.0
+RECORDS_SECONDS = 6.0
+# Reading datagrams away to count them is so fast that this is never reached.
+COUNT_SECONDS = 0.5
+LOG_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,68 +65,34 @@ class Options:
     records: str = ""
 
 
-class Ended(Exception):  # noqa: N818 - how it ends, not an error
-    """SIGTERM or SIGINT came."""
-
-
-class Records:
-    """Session records of what is received."""
-
-    def __init__(self, path: str) -> None:
-        limits, zone = Limits(), Zone()
-        self._limits = limits
-        self._books = Books(limits)
-        log = Log(zone)
-        self._spill = Spill(None if is_standard_output(path) else Path(path).parent, limits.spill, self._books, log)
-        self._intake = Intake(talkative=False)
-        file = DataFile(Naming(path.replace("%", "%%"), 0, 0, zone), lambda line: None, lambda closed: None)
-        self._writer = Writer(self._intake, self._books, log, Encoder(zone, hostname.name()), file)
-        self._writer.start()
-
-    def begin(self, session: Session) -> Recorder:
-        """Who keeps what this session says."""
-        bound, session.source = self._books.enter(source_key(session.src))
-        if bound not in ("memory", "disk"):
-            session.charge = SESSION_CHARGE
-        most = self._limits
-        return Recorder(session, self._books, self._intake, self._spill, most.session_bytes, most.session_payloads)
-
-    def end(self, session: Session, closed: str) -> None:
-        session.end, session.closed = time.time_ns(), closed
-        self._books.leave(session.source)
-        if session.charge:
-            self._intake.put(session)
-        else:
-            self._books.drop("memory", 1, session.bytes)
-
-    def datagram(self, session: Session) -> None:
-        source = self._books.datagram(session.bytes, session.src)
-        if source is not False:
-            session.charge, session.source = session.bytes + SESSION_CHARGE, source
-            self._intake.put(session)
-
-    def stop(self) -> bool:
-        """Write what there is; False where something was not kept."""
-        return self._writer.stop(STOP_SECONDS) and not self._books.dropped
-
-
 class Listener:
     """The listener of `options`; `run` serves to the end and returns the exit code. sockets.ListenError or OSError
     from the constructor where it cannot listen, or where its file cannot be made."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._output = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._first: socket.socket | None = None
         self._connected = threading.Event()
-        self._gone = False  # does nobody read standard output any more?
+        self._chosen: tuple[socket.socket, tuple[str, int]] | None = None
         self._wake = os.eventfd(0)
-        # A signal that comes just before select(2) must end it too: the main thread waits nowhere else.
+        # A signal that comes just before select(2) must end it too.
         self._signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._begun = 0.0  # when the end began (monotonic seconds)
         self._ending = False
-        self._listeners = list(_listen(options))
-        self._records = Records(options.records) if options.records else None
+        self._failures = 0  # threads that something of ours ended
+        self._lost: dict[socket.socket, int] = {}  # datagrams that the kernel had no room for
+        zone = Zone()
+        self._log = Log(zone)
+        self._output = Output(self._end)
+        self._listeners = list(ears.listen(options.host, options.families, options.port, options.udp))
+        # From here on somebody may have sent something.
+        signal.set_wakeup_fd(self._signals[1])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self._end())
+        self._records = Records(options.records, self._log, zone) if options.records else None
+        with contextlib.suppress(RuntimeError):  # no thread: then standard error may hold us up
+            self._log.start()
         for address in (sock.getsockname() for sock in self._listeners):
             self._say(f"{'Bound' if options.udp else 'Listening'} on {sockets.zoned(address)} {address[1]}")
 
@@ -133,80 +104,151 @@ class Listener:
         """Until the first connection has ended, or with `keep` until SIGTERM or SIGINT."""
         if self._options.stdin:
             threading.Thread(target=self._send_stdin, daemon=True).start()
+        serving = threading.Thread(target=self._serve, daemon=True)
         try:
-            signal.set_wakeup_fd(self._signals[1])
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _end)
-            if self._options.udp:
-                self._read_datagrams()
-            else:
-                self._accept()
-        except Ended:
-            self._ending = True
+            try:
+                serving.start()
+            except RuntimeError:  # the machine has no thread left
+                self._serve()
+            waiting = select.poll()
+            waiting.register(self._signals[0], select.POLLIN)
+            waiting.register(self._wake, select.POLLIN)
+            while not self._ending:
+                waiting.poll()
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
-            self._stop()
-        kept = self._records.stop() if self._records else True
-        return 0 if kept and not self._gone else 1
+            self._end()
+        return self._finish(serving)
 
-    def _stop(self) -> None:
-        self._ending = True
+    def _serve(self) -> None:
+        """What comes, to the end; then what has come by then."""
+        udp = self._options.udp
+        for step in (self._read_datagrams, self._rest_of_them) if udp else (self._accept, self._backlog):
+            try:
+                step()
+            except Exception as problem:
+                self._fail("Listening", problem)
+            self._end()
+
+    def _end(self) -> None:
+        """The end begins. Takes no lock, since it is called where a signal comes, and may be called again."""
+        if not self._ending:
+            self._begun = time.monotonic()
+            self._output.end(self._begun + OUTPUT_SECONDS)
+            self._ending = True
+        os.eventfd_write(self._wake, 1)
+        for sock in list(self._open):
+            ears.shut(sock)
+
+    def _finish(self, serving: threading.Thread) -> int:
+        """Wait for all threads, say what is missing, and return the exit code."""
+        for thread in [serving, *self._open.values()]:
+            if thread.ident:
+                thread.join(max(0.0, self._begun + JOIN_SECONDS - time.monotonic()))
+        late = len(self._open)
+        noun = "datagram" if self._options.udp else "connection"
+        parts = [f"standard output takes nothing more: {self._output.problem}"] if self._output.problem else []
+        parts += [f"not ended in time: {Missing(late).counted(noun)}"] if late else []
+        parts += self._never_taken()
         for sock in self._listeners:
             sock.close()
-        for sock in list(self._open):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                sock.shutdown(socket.SHUT_RDWR)
-        until = time.monotonic() + STOP_SECONDS
-        for thread in list(self._open.values()):
-            thread.join(max(0.0, until - time.monotonic()))
+        if missing := self._output.missing():
+            parts.append(f"missing on standard output: {missing.told(noun)}")
+        if self._records:
+            name = harmless(self._options.records)
+            if missing := self._records.stop(max(1.0, self._begun + RECORDS_SECONDS - time.monotonic())):
+                parts.append(f"missing in {name}: {missing.told(noun)}")
+            if cut := self._records.cut:
+                parts.append(f"cut in {name}: {cut.told(noun)}")
+        if parts:
+            self._log.write_text([f"tcppc: {'; '.join(parts)}\n"])
+        self._log.stop(LOG_SECONDS)
+        return 1 if parts or self._failures else 0
+
+    def _take_no_more(self) -> None:
+        """Have the kernel let nothing more in, so that taking what is there comes to an end."""
+        for sock in self._listeners:
+            if sock.fileno() >= 0 and sock not in self._lost:
+                self._lost[sock] = 0
+                with contextlib.suppress(OSError):  # a kernel before 4.12
+                    self._lost[sock] = sockets.drops(sock) if self._options.udp else 0
+                with contextlib.suppress(OSError):  # then the time for it ends it
+                    sockets.take_no_more(sock)
+
+    def _never_taken(self) -> list[str]:
+        """In words: what came and was not read to the end, and what the kernel had no room for."""
+        self._take_no_more()
+        unread = Missing()
+        for sock in self._listeners:
+            with contextlib.suppress(OSError):  # closed already
+                if self._options.udp:
+                    self._count_away(sock, unread)
+                elif not self._all_had():
+                    unread.sessions += sockets.backlog(sock)
+        told = unread.told("datagram") if self._options.udp else unread.counted("connection")
+        parts = [f"never read: {told}"] if unread else []
+        if lost := sum(self._lost.values()):
+            parts.append(f"lost by the kernel, whose buffer was full: {Missing(lost).counted('datagram')}")
+        return parts
+
+    def _watch(self, selector: selectors.BaseSelector) -> None:
+        """What there is to wait for: who comes, and the end."""
+        for sock in self._listeners:
+            selector.register(sock, selectors.EVENT_READ)
+        selector.register(self._wake, selectors.EVENT_READ)
+        selector.register(self._signals[0], selectors.EVENT_READ)
 
     def _say(self, line: str) -> None:
         if self._options.verbose:
-            print(line, file=sys.stderr, flush=True)
+            self._log.write_text([f"{line}\n"])
 
-    def _put(self, data: bytes) -> bool:
-        """To standard output, whole; False where nobody takes it, and then all ends."""
-        with self._output:
-            view = memoryview(data)
-            try:
-                while view:
-                    try:
-                        view = view[os.write(1, view) :]
-                    except BlockingIOError:  # whom we share it with has made it so
-                        room = select.poll()
-                        room.register(1, select.POLLOUT)
-                        room.poll()
-            except OSError as problem:
-                if not self._gone:
-                    print(f"tcppc: standard output takes nothing more: {problem.strerror}", file=sys.stderr)
-                self._gone = True
-                os.eventfd_write(self._wake, 1)
-        return not self._gone
+    def _fail(self, what: str, problem: Exception) -> None:
+        self._failures += 1
+        self._log.write_text([f"tcppc: {what} failed: {type(problem).__name__}: {problem}\n"])
+
+    def _received(self, data: bytes, session: Session, recorder: Recorder | None) -> bool:
+        """False where standard output takes nothing more."""
+        if recorder:
+            recorder.keep(data, time.time_ns())
+        return self._output.put(data, session)
 
     # TCP
 
     def _accept(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for sock in self._listeners:
-                selector.register(sock, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
-            selector.register(self._signals[0], selectors.EVENT_READ)
-            while not self._gone:
+            self._watch(selector)
+            while not self._ending:
                 for key, _ in selector.select():
+                    if self._ending:
+                        return
                     if len(self._open) >= MOST_CONNECTIONS:
                         time.sleep(PAUSE_SECONDS)
                     elif isinstance(key.fileobj, socket.socket) and self._admit(key.fileobj) and not self._options.keep:
                         for sock in self._listeners:
                             selector.unregister(sock)
                             sock.close()
-                        while self._open:
+                        while self._open and not self._ending:
                             selector.select()
                         return
 
+    def _all_had(self) -> bool:
+        """Without `keep` the first one is all there is."""
+        return self._first is not None and not self._options.keep
+
+    def _backlog(self) -> None:
+        """Clients in the back-log are connected and may have sent: what has arrived is taken."""
+        self._take_no_more()
+        for sock in self._listeners:
+            while not self._all_had() and sockets.backlog(sock) and not self._over():
+                self._admit(sock)
+
+    def _over(self) -> bool:
+        return time.monotonic() > self._begun + TAKE_SECONDS
+
     def _admit(self, listener: socket.socket) -> bool:
-        """Accept one and serve it in a thread; without `keep` here, to its end. False where there was none."""
+        """Accept one and serve it in a thread; at the end here. False where there was none."""
         try:
             sock, peer = listener.accept()
         except BlockingIOError:  # gone before it was accepted
@@ -223,6 +265,10 @@ class Listener:
             self._connected.set()
         thread = threading.Thread(target=self._converse, args=(sock, session), daemon=True)
         self._open[sock] = thread
+        if self._ending:  # _end() may have looked just before
+            ears.shut(sock)
+            self._converse(sock, session)
+            return True
         try:
             thread.start()
         except RuntimeError:  # the machine has no thread left: this one is served here, the others wait
@@ -231,42 +277,41 @@ class Listener:
 
     def _converse(self, sock: socket.socket, session: Session) -> None:
         """One connection to its end."""
-        keep = self._records.begin(session).keep if self._records else None
+        recorder = self._records.begin(session) if self._records else None
         closed = "shutdown"
         try:
             while data := sock.recv(READ_BYTES):
-                if keep:
-                    keep(data, time.time_ns())
-                if not self._put(data):
+                if not self._received(data, session, recorder):
                     return
             closed = "shutdown" if self._ending else "peer"
         except TimeoutError:
             closed = "timeout"
         except OSError as problem:
             closed = "reset" if isinstance(problem, ConnectionResetError) else "error"
+        except Exception as problem:
+            closed = "error"
+            self._fail("A connection", problem)
         finally:
-            if closed != "peer":
-                self._sweep(sock, keep)
-            if self._records:
-                self._records.end(session, closed)
-            sock.close()
-            self._open.pop(sock, None)
-            if not self._options.keep:
-                os.eventfd_write(self._wake, 1)
+            try:
+                if closed != "peer":
+                    self._sweep(sock, session, recorder)
+            finally:
+                if self._records and recorder:
+                    self._records.end(recorder, closed)
+                sock.close()
+                self._open.pop(sock, None)
+                if not self._options.keep:
+                    os.eventfd_write(self._wake, 1)
 
-    def _sweep(self, sock: socket.socket, keep: Callable[[bytes, int], None] | None) -> None:
+    def _sweep(self, sock: socket.socket, session: Session, recorder: Recorder | None) -> None:
         """What the kernel has of a connection that is over belongs to it; after the shutdown it takes nothing more."""
-        with contextlib.suppress(OSError):  # gone already; what came before is there all the same
-            sock.shutdown(socket.SHUT_RDWR)
+        ears.shut(sock)
         with contextlib.suppress(OSError):  # nothing more is there
             sock.setblocking(False)
             for _ in range(MOST_SWEPT_READS):
                 if not (data := sock.recv(READ_BYTES)):
                     return
-                if keep:
-                    keep(data, time.time_ns())
-                if not self._put(data):
-                    return
+                self._received(data, session, recorder)
 
     def _send_stdin(self) -> None:
         """What comes on standard input goes to the first client, as nc has it."""
@@ -283,37 +328,50 @@ class Listener:
         """All of them; without `keep` those of the first one's sender, as nc has it."""
         options = self._options
         with selectors.DefaultSelector() as selector:
-            for number, sock in enumerate(self._listeners):
-                selector.register(sock, selectors.EVENT_READ, number)
-            selector.register(self._signals[0], selectors.EVENT_READ, None)
-            chosen: tuple[socket.socket, tuple[str, int]] | None = None
-            while True:
-                ready = selector.select(options.timeout or None if chosen else None)
+            self._watch(selector)
+            while not self._ending:
+                ready = selector.select(options.timeout or None if self._chosen else None)
                 if not ready and not options.keep:
                     return
                 for key, _ in ready:
-                    if key.data is None:
-                        continue
-                    ear = self._listeners[key.data]
-                    data, peer = ear.recvfrom(65536)
-                    if chosen is None:
-                        chosen = (ear, peer[:2])
-                        self._say(f"Connection received on {sockets.plain(peer[0])} {peer[1]}")
-                    if (options.keep or chosen == (ear, peer[:2])) and not self._take_datagram(ear, data, peer):
-                        return
+                    if isinstance(key.fileobj, socket.socket) and not self._ending:
+                        self._take_datagram(key.fileobj)
 
-    def _take_datagram(self, sock: socket.socket, data: bytes, peer: tuple[str, int]) -> bool:
-        now = time.time_ns()
-        local = sock.getsockname()
-        if self._records:
+    def _rest_of_them(self) -> None:
+        """What lies in the sockets."""
+        self._take_no_more()
+        for sock in self._listeners:
+            while not self._over() and self._take_datagram(sock):
+                continue
+
+    def _take_datagram(self, sock: socket.socket) -> bool:
+        """Read one; False where there is none."""
+        try:
+            data, peer = sock.recvfrom(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        if self._chosen is None:
+            self._chosen = (sock, peer[:2])
+            self._say(f"Connection received on {sockets.plain(peer[0])} {peer[1]}")
+        if self._options.keep or self._chosen == (sock, peer[:2]):
+            now = time.time_ns()
+            local = sock.getsockname()
             session = Session("udp", sockets.plain(peer[0]), peer[1], sockets.plain(local[0]), local[1], now)
             session.payloads, session.bytes = [(now, data)], len(data)
-            self._records.datagram(session)
-        return self._put(data)
+            if self._records:
+                self._records.datagram(session)
+            self._output.put(data, session)
+        return True
 
-
-def _end(number: int, frame: object) -> None:
-    raise Ended
+    def _count_away(self, sock: socket.socket, unread: Missing) -> None:
+        """Datagrams that are still in it, of those that are wanted."""
+        room = bytearray(READ_BYTES)
+        until = time.monotonic() + COUNT_SECONDS
+        while time.monotonic() < until:
+            size, peer = sock.recvfrom_into(room, 0, socket.MSG_DONTWAIT)
+            if self._options.keep or self._chosen in (None, (sock, peer[:2])):
+                unread.sessions += 1
+                unread.bytes += size
 
 
 def _in_background() -> bool:
@@ -322,44 +380,3 @@ def _in_background() -> bool:
         return os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp()
     except OSError:
         return True
-
-
-def _listen(options: Options) -> Iterator[socket.socket]:
-    """A socket for each address; OSError where none can be had, ListenError for a name that has none."""
-    wildcard = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
-    hosts = [options.host] if options.host else [wildcard[family] for family in options.families]
-    addresses = [(family, host) for family, host in sockets.resolve(hosts) if family in options.families]
-    if not addresses:
-        raise sockets.ListenError(f"{options.host!r} has no address of the family that was asked for")
-    port, served = options.port, 0
-    for number, (family, host) in enumerate(addresses, 1):
-        try:
-            sock = _open(family, host, port, options.udp)
-        except OSError as problem:
-            if not sockets.lacks(family, problem):
-                raise OSError(problem.errno, problem.strerror, sockets.shown(host, port)) from None
-            # A host without IPv6 is served on IPv4, where both were meant, and the other way round.
-            if number == len(addresses) and not served:
-                words = f"{sockets.lacking(family, problem)}; expected {sockets.instead(family)}"
-                raise OSError(problem.errno, words, sockets.shown(host, port)) from None
-            continue
-        port, served = port or sock.getsockname()[1], served + 1
-        yield sock
-
-
-def _open(family: socket.AddressFamily, host: str, port: int, udp: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if udp else 1)
-        sockets.set_v6only(sock, False)
-        sock.bind(sockets.bound((family, host), port))
-        if udp:
-            sockets.set_receive_buffer(sock, UDP_BUFFER_BYTES)
-        else:  # urgent data stays where it is in the stream; accepted sockets inherit it
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            sock.listen(sockets.LARGEST_BACKLOG)
-            sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock

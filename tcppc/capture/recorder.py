@@ -51,6 +51,11 @@ class Recorder:
         self._spill = spill
         self._charge = PAYLOAD_CHARGE
 
+    @property
+    def kept(self) -> int:
+        """How many bytes are kept."""
+        return self.most_bytes - self._room
+
     def keep(self, data: bytes, now: int) -> None:
         """Bytes of the session's payload came, at least one, at the instant `now`."""
         session = self.session
