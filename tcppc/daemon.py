@@ -140,6 +140,7 @@ class _Stop:
         self._sensor = sensor
         self._until = time.monotonic() + seconds
         self._seconds = seconds
+        self._late = 0  # threads of listeners and sessions that have not ended
 
     def _left(self, part: float = 1.0, least: float = 0.5) -> float:
         """Seconds for a step that may use this part of what is left."""
@@ -169,12 +170,12 @@ class _Stop:
         sensor.log(f"Sessions: {sensor.books.summary()}, {sensor.books.recorded} recorded.")
         sensor.log("Exit.")
         sensor.log.stop(1.0)
-        return 0 if whole else 1
+        return 0 if whole and not sensor.books.open and not sensor.books.dropped["stop"] else 1
 
     def _join(self) -> None:
-        left = sum(server.join(self._left(0.6)) for server in self._sensor.servers)
-        if left:
-            self._sensor.log(f"{left} sessions did not end in time.")
+        self._late = sum(server.join(self._left(0.6)) for server in self._sensor.servers)
+        if self._late:
+            self._sensor.log(f"{self._late} sessions did not end in time.")
 
     def _write(self) -> bool:
         """True where nothing was given up."""
@@ -184,7 +185,7 @@ class _Stop:
             whole = sensor.writer.stop(self._left(0.7, 1.0))
         except Exception as problem:
             sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
-        sensor.books.end()
+        sensor.books.end(self._late)
         if keeper := sensor.keeper:
             self._step("keeper", lambda: keeper.stop(1.0))
         for path in sensor.syncer.wait(self._left(0.5)):

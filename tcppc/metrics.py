@@ -29,7 +29,7 @@ SAY_AGAIN_SECONDS = 60.0
 
 # Told from the start with 0: the first of a kind must be an increase that an alert sees.
 _KNOWN = {
-    "refused": ("sessions", "sessions_per_source", "threads"),
+    "refused": ("sessions", "sessions_per_source", "sessions_per_network", "threads"),
     "truncated": (
         "session_bytes", "session_payloads", "memory", "source_memory", "no_memory", "disk", "datagram_size",
     ),

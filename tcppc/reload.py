@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tcppc import acting
-from tcppc.capture.files import fixed_folder
+from tcppc.capture.files import LEDGER, fixed_folder, is_standard_output
+from tcppc.capture.ledger import in_use
 from tcppc.config import Config, ConfigError, changed
 from tcppc.prepare import Prepared, keeping, prepare
 from tcppc.sensor import Sensor, sinks
@@ -114,8 +116,15 @@ def _finish(sensor: Sensor, building: _Building) -> None:
             said = f"{type(problem).__name__}: {problem}".encode("unicode_escape").decode("ascii")[:500]
         log(f"Reload refused, the configuration stays as it was: {said}")
         return
-    log.write(building.notes)
     old, new = sensor.config, prepared.config
+    if (folder := _others(sensor, new)) is not None:
+        sensor.writer.change(sensor.writer.reopen)
+        log(
+            f"Reload refused, the configuration stays as it was: {folder}: another sensor writes its data files there; "
+            "expected a folder for each"
+        )
+        return
+    log.write(building.notes)
     for line in _restarts(sensor, old, new, prepared):
         log(f"Reload: {line}")
     for adopt in _parts(sensor, prepared):
@@ -125,6 +134,18 @@ def _finish(sensor: Sensor, building: _Building) -> None:
             sensor.books.error("reload_errors")
             log(f"Reload: {type(problem).__name__}: {problem}; the rest is adopted.")
     log("Reloaded.")
+
+
+def _others(sensor: Sensor, new: Config) -> Path | None:
+    """The folder of data files, where it is another sensor's."""
+    pattern = new.tcppc.tcpFileFmt
+    if not sensor.ledger or not pattern or is_standard_output(pattern):
+        return None
+    folder = fixed_folder(pattern)
+    try:
+        return folder if not sensor.ledger.stands_for(folder) and in_use(folder / LEDGER) else None
+    except OSError:  # there is no ledger, or none that we may read
+        return None
 
 
 def _parts(sensor: Sensor, prepared: Prepared) -> Iterator[Callable[[], object]]:

@@ -134,7 +134,9 @@ class Limits:
         "sessions open at once, each with its thread; less where descriptors or threads run out sooner",
     )
     sessions_per_source: int = setting(
-        0, whole(0, 1 << 20), "of them from one IPv4 address or IPv6 /64; 0: half of sessions"
+        0,
+        whole(0, 1 << 20),
+        "of them from one IPv4 address or IPv6 /64; 0: half of sessions. From a /24 or /48 seven eighths",
     )
     session_bytes: int = setting(16 * MIB, size(0), "bytes kept of one session; what comes after is counted")
     session_payloads: int = setting(65536, whole(1, 1 << 24), "payloads kept of one session")

@@ -60,3 +60,29 @@ def test_the_summary_names_what_is_not_zero() -> None:
     books.enter("b")
     books.error("accept_EMFILE", 3)
     assert books.summary() == "2 accepted, 2 open, 1 refused (sessions), 3 accept_EMFILE"
+
+
+def test_a_network_leaves_an_eighth_of_the_sessions_to_others_and_its_sources_of_the_spill_file_half() -> None:
+    books = Books(Limits(sessions=64), 1000)
+    inside = [books.enter(f"192.0.2.{number % 4}") for number in range(64)]
+    assert [bound for bound, _ in inside].count("") == 56
+    assert {bound for bound, _ in inside[56:]} == {"sessions_per_network"}
+    for _, source in inside[56:]:
+        books.leave(source)
+    assert [books.enter(f"198.51.100.{number}")[0] for number in range(8)] == [""] * 8
+    taken = [books.stow(10, source, 100) for _, source in inside[:8]]
+    assert taken == [True] * 5 + [False] * 3
+
+
+def test_one_source_that_is_given_more_may_have_it() -> None:
+    books = Books(Limits(sessions=64, sessions_per_source=64), 1000)
+    assert [books.enter("192.0.2.1")[0] for _ in range(64)] == [""] * 64
+
+
+def test_what_is_missing_at_the_end_is_a_late_threads_or_stays_missing() -> None:
+    books = Books(Limits(), 1000)
+    for _ in range(5):
+        books.leave(books.enter("192.0.2.1")[1])
+    books.end(2)
+    assert dict(books.dropped) == {"stop": 2}
+    assert books.accepted - sum(books.dropped.values()) == 3

@@ -126,7 +126,9 @@ def test_a_recovery_that_did_not_read_all_files_of_the_run_explains_nothing(star
     lines = emptied.read_bytes()
     emptied.write_bytes(b"")
     done = tcppc("recover", str(tmp_path))
-    assert re.search(r"stays unexplained: the ledger has \d+ recorded sessions of it, and \d+ were found", done.stderr)
+    assert re.search(
+        r"stays unexplained: by its last line in the ledger it had \d+ sessions, and \d+ were found", done.stderr
+    )
     assert explained(tmp_path) == []
     emptied.write_bytes(lines)
     done = tcppc("recover", str(tmp_path))
@@ -148,3 +150,26 @@ def test_a_recovery_that_failed_explains_nothing(start: Start, tmp_path: Path) -
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
     assert explained(tmp_path) == []
+
+
+def test_a_run_of_which_sessions_are_missing_is_not_explained_though_all_that_is_there_came_back(
+    start: Start, tmp_path: Path
+) -> None:
+    """Event lines, then a reload to whole records: of a session that was open at the kill there is no line at all."""
+    path = tmp_path / "c.toml"
+    path.write_text('[files]\nrecord = "events"\n', encoding="ascii")
+    sensor = start(
+        "-c", str(path), patch="import tcppc.capture.ledger as l; l.FIRST_MARK_SECONDS = l.MARK_SECONDS = 0.1"
+    )
+    sensor.send(b"with event lines")
+    path.write_text('[files]\nrecord = "sessions"\n', encoding="ascii")
+    sensor.signal(signal.SIGHUP)
+    sensor.said("Reloaded.")
+    with sensor.connect() as sock:
+        sock.sendall(b"x" * 80)
+        marks = tmp_path / "ledger.jsonl"
+        wait_until(lambda: json.loads(marks.read_text().splitlines()[-1]).get("open") == 1, "a mark")
+        sensor.kill()
+    done = tcppc("recover", str(sensor.file), "-o", str(tmp_path / "found" / "r.jsonl"))
+    assert "is explained now" not in done.stderr
+    assert sensor.account().returncode == 1

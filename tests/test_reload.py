@@ -258,3 +258,28 @@ def test_a_fifo_in_place_of_a_key_is_refused_and_not_waited_for(which: str, star
         done = tcppc("-H", "127.0.0.1", "-p", "0", *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "no regular file; expected two PEM files that can be read" in done.stderr
+
+
+def test_a_reload_into_the_folder_of_another_sensor_is_refused(start: Start, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.toml").write_text(f'[tcppc]\ntcpFileFmt = "{tmp_path}/{name}/data.jsonl"\n')
+    one, other = (start("-c", str(tmp_path / f"{name}.toml"), file="") for name in ("one", "other"))
+    (tmp_path / "one.toml").write_text(f'[tcppc]\ntcpFileFmt = "{tmp_path}/other/mine.jsonl"\n')
+    one.process.send_signal(signal.SIGHUP)
+    one.said(
+        f"Reload refused, the configuration stays as it was: {tmp_path}/other: another sensor writes its data files"
+    )
+    for sensor in (one, other):
+        sensor.send(b"x")
+        assert sensor.stop() == 0
+    for name in ("one", "other"):
+        assert tcppc("account", str(tmp_path / name)).returncode == 0
+
+
+def test_two_names_of_one_file_are_no_way_for_two_sensors_into_it(start: Start, tmp_path: Path) -> None:
+    year = time.strftime("%Y")
+    first = start("-T", "86400", "-w", f"{tmp_path}/e/%Y/t.jsonl", file="")
+    second = start("-w", f"{tmp_path}/e/{year}/t.jsonl", file="", wait=False)
+    assert second.process.wait(60) == 1
+    assert f"{tmp_path}/e/{year}/t.jsonl: another sensor writes to it" in second.log
+    assert first.stop() == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tcppc.capture.shares import BULK, FIRST, Shares, Source, network_key, source_key
 from tcppc.records import Session
@@ -72,6 +72,8 @@ class Books:
             self._bulk, self._first = limits.memory * BULK // 16, limits.memory * FIRST // 16
             self.max_sessions = max(1, min(limits.sessions, self._threads))
             self.max_source = limits.sessions_per_source or max(1, self.max_sessions // 2)
+            # An eighth is left to others, unless one source is given more.
+            self.max_network = max(self.max_source, self.max_sessions - self.max_sessions // 8)
 
     def enter(self, key: str | bytes) -> tuple[str, Source]:
         """A session of this source begins: ("" or the name of the bound that refuses it, the source). Either way it is
@@ -84,6 +86,7 @@ class Books:
                 self.lone = key if self.lone is None else ""
             source = self._shares.source(key)
             source.sessions += 1
+            source.network.sessions += 1
             if self.held + SESSION_CHARGE > self.limits.memory:
                 return self.scarce, source
             self._hold(SESSION_CHARGE, source)
@@ -91,6 +94,8 @@ class Books:
                 bound = "sessions"
             elif source.sessions > self.max_source:
                 bound = "sessions_per_source"
+            elif source.network.sessions > self.max_network:
+                bound = "sessions_per_network"
             else:
                 return "", source
             self.refused[bound] += 1
@@ -115,6 +120,7 @@ class Books:
 
     def _forget(self, source: Source) -> None:
         source.sessions -= 1
+        source.network.sessions -= 1
         self._shares.tidy(source)
 
     def move(self, old: Source, key: str | bytes, charge: int) -> tuple[str, Source]:
@@ -125,12 +131,17 @@ class Books:
             self._hold(-charge, old)
             self._hold(charge, new)
             new.sessions += 1
+            new.network.sessions += 1
             self._forget(old)
             self.lone = ""
-            if new.sessions <= self.max_source:
+            if new.sessions > self.max_source:
+                bound = "sessions_per_source"
+            elif new.network.sessions > self.max_network:
+                bound = "sessions_per_network"
+            else:
                 return "", new
-            self.refused["sessions_per_source"] += 1
-            return "sessions_per_source", new
+            self.refused[bound] += 1
+            return bound, new
 
     def turn_sources(self) -> tuple[str | bytes, int]:
         """(the only source of the sessions since the last call or "", how many they were)."""
@@ -139,7 +150,7 @@ class Books:
             self.lone, self._counted = None, self.accepted
             return found
 
-    def datagram(self, size: int, src: str) -> Source | bool | None:
+    def datagram(self, size: int, src: str) -> Source | Literal[False] | None:
         """A datagram of `size` bytes was read; False where memory is out, and then it is dropped and counted. Otherwise
         whom its memory is charged to: nobody (None) while there is plenty."""
         charge = size + SESSION_CHARGE
@@ -180,10 +191,11 @@ class Books:
     def stow(self, size: int, source: Source | None, most: int) -> bool:
         """May `size` bytes more of this source's stand in the spill file of at most `most` bytes?"""
         with self._lock:
-            if source and source.stowed + size > most // 4:
+            if source and (source.stowed + size > most // 4 or source.network.stowed + size > most // 2):
                 return False
             if source:
                 source.stowed += size
+                source.network.stowed += size
             self.stowed += size
             return True
 
@@ -192,6 +204,7 @@ class Books:
             self.stowed -= size
             if source:
                 source.stowed -= size
+                source.network.stowed -= size
                 self._shares.tidy(source)
 
     def ceiling(self, source: Source | None) -> int:
@@ -222,16 +235,17 @@ class Books:
 
     def settle(self, sessions: Sequence[Session], lines: int, bytes_written: int) -> None:
         """These sessions are recorded, their memory is given back."""
-        bytes_in = sum([session.bytes for session in sessions])
+        # Sums first: where there is no memory for them, nothing was counted, and it can be done again.
+        bytes_in, charge = sum([session.bytes for session in sessions]), sum([session.charge for session in sessions])
         with self._lock:
             self.recorded += len(sessions)
             self.bytes_in += bytes_in
             self.lines += lines
             self.bytes_written += bytes_written
-            self._give_all(sessions)
+            self._give_all(sessions, charge)
 
-    def _give_all(self, sessions: Sequence[Session]) -> None:
-        self.held -= sum([session.charge for session in sessions])
+    def _give_all(self, sessions: Sequence[Session], charge: int) -> None:
+        self.held -= charge
         for session in sessions:
             if source := session.source:
                 charge = session.charge
@@ -258,10 +272,11 @@ class Books:
 
     def lose(self, cause: str, sessions: Sequence[Session]) -> None:
         """As `drop`, and their memory is given back."""
+        size, charge = sum([session.bytes for session in sessions]), sum([session.charge for session in sessions])
         with self._lock:
             self.dropped[cause] += len(sessions)
-            self.bytes_dropped += sum([session.bytes for session in sessions])
-            self._give_all(sessions)
+            self.bytes_dropped += size
+            self._give_all(sessions, charge)
 
     def left_unread(self, connections: int = 0, datagrams: int = 0, size: int = 0) -> None:
         """So many connections and datagrams (of `size` bytes in all) had come, and were not taken when the time for the
@@ -273,12 +288,13 @@ class Books:
                 self.dropped["stop"] += count
                 self.bytes_dropped += size
 
-    def end(self) -> None:
-        """The writer takes nothing more: what was on its way to it, out of a thread that is late, reaches no file."""
+    def end(self, late: int) -> None:
+        """The writer takes nothing more: what was on its way to it, out of one of `late` threads that did not end in
+        time, reaches no file. What is missing beside that stays missing, for `tcppc account` to find."""
         with self._lock:
-            late = self.accepted - self.open - self.recorded - sum(self.dropped.values())
-            if late > 0:
-                self.dropped["stop"] += late
+            missing = self.accepted - self.open - self.recorded - sum(self.dropped.values())
+            if (count := min(missing, late)) > 0:
+                self.dropped["stop"] += count
 
     def cut(self, cause: str) -> None:
         """A session's payloads are cut by a bound."""

@@ -8,6 +8,7 @@ and the caller still has the lines.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -114,6 +115,18 @@ def append(fd: int, size: int, lines: bytes, path: str) -> int:
         number = errno.EFBIG if _over_limit(size + len(lines)) else errno.ENOSPC
         raise OSError(number, os.strerror(number), path)
     return whole
+
+
+def _taken(fd: int) -> bool:
+    """Is this file ours alone from now on? A stream may have many writers."""
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _unread(fd: int) -> int:
@@ -266,7 +279,11 @@ class DataFile:
         if folder and not os.path.isdir(folder):
             os.makedirs(folder, 0o755, exist_ok=True)
             self._say(f"Create directories: {folder}")
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if self._ledger and not _taken(fd):
+            os.close(fd)
+            raise OSError(errno.EBUSY, "another sensor writes to it", path)
+        return fd
 
     def write(self, lines: bytes) -> int:
         """Append whole lines; returns how many bytes of them are in the file, at least one line.
@@ -346,6 +363,8 @@ class DataFile:
                 self._say(f"{shown(self.path)}: {unread} bytes are in the pipe, and nobody has read them yet.")
             os.close(fd)
         elif self._syncer:
+            with contextlib.suppress(OSError):  # it may be opened again before it is synced
+                fcntl.flock(fd, fcntl.LOCK_UN)
             self._syncer.close(fd, self.path)
         else:
             sync_and_close(fd, self.path, self._say)

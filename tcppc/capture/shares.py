@@ -24,10 +24,12 @@ SMALL = CEILINGS[-1]
 
 @dataclass(slots=True, eq=False)
 class Network:
-    """A /24 of IPv4 or a /48 of IPv6: bytes that its sources hold, and how many sources are known."""
+    """A /24 of IPv4 or a /48 of IPv6: what its sources have together, and how many sources are known."""
 
     key: str | bytes
+    sessions: int = 0
     held: int = 0
+    stowed: int = 0
     sources: int = 0
 
 

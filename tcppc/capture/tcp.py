@@ -305,9 +305,11 @@ class TCPServer(socketserver.ThreadingTCPServer, Server):
             return
         try:
             session, bound = self._begin(sock, address)
-            self._refuse(sock, session)
-            self.books.refuse("threads")
-            self._end(session, bound or "threads")
+            try:
+                self._refuse(sock, session)
+            finally:
+                self.books.refuse("threads")
+                self._end(session, bound or "threads")
         finally:
             sock.close()
 

@@ -165,12 +165,17 @@ class UDPServer(socketserver.ThreadingUDPServer):
             source = admit(size, src)
             if source is False:
                 continue
-            local = dst or self._own, dport or self._port
-            flow = src, peer[1], *local
-            if origin and flow[3] == self._port:
-                flow = origin.of("udp", Flow(*flow))
-            now = instant or time_ns()
-            session = Session("udp", *flow, now, [(now, data)], size)
+            try:
+                local = dst or self._own, dport or self._port
+                flow = src, peer[1], *local
+                if origin and flow[3] == self._port:
+                    flow = origin.of("udp", Flow(*flow))
+                now = instant or time_ns()
+                session = Session("udp", *flow, now, [(now, data)], size)
+            except BaseException as problem:
+                self._books.give(size + SESSION_CHARGE, source)
+                self._books.drop("memory" if isinstance(problem, MemoryError) else "error", 1, size)
+                raise
             session.charge, session.source = size + SESSION_CHARGE, source
             if flags & socket.MSG_TRUNC:
                 session.truncated = True

@@ -17,9 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 from tcppc.capture import shorten
-from tcppc.capture.batch import BATCH_SESSIONS, Batch, Batches
+from tcppc.capture.batch import BATCH_SESSIONS, MEMORY_TRIES, Batch, Batches
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile
 from tcppc.capture.intake import Event, Intake, Line
@@ -37,6 +38,24 @@ RETRY_SECONDS = 1.0
 # The longest sleep, so that a clock that jumped is noticed.
 LONGEST_SLEEP = 1.0
 Sink = Callable[[Sequence[Session]], None]
+
+
+_T = TypeVar("_T")
+
+
+def _surely(make: Callable[[], _T]) -> _T:
+    """What must not be left out for want of memory: it is tried again until there is some. `make` begins nothing that
+    it does not end."""
+    for _ in range(MEMORY_TRIES * 10):
+        try:
+            return make()
+        except MemoryError:
+            time.sleep(0.1)
+    return make()
+
+
+def _parted(items: list[Line], count: int, lines: bytes, written: int) -> tuple[list[Line], bytes]:
+    return items[:count], lines[written:]
 
 
 class _Ended(BaseException):
@@ -67,6 +86,7 @@ class Writer:
         self._file = file
         self._sinks = list(sinks)
         self._seldom = Seldom()
+        self._starved = 0  # tries of a large session without memory, one after the other
         self._failing = 0.0  # since when the disk takes nothing (monotonic seconds); 0: it does
         self._retry = 0.0
         self._deadline = float("inf")
@@ -261,9 +281,8 @@ class Writer:
             file, lines = self._file, batch.lines
             written = self._call(partial(file.write, lines)) if file else len(lines)
             count = len(batch.items) if written == len(lines) else lines.count(b"\n", 0, written)
-            settled = batch.items[:count]
             # First they leave the batch: whatever goes wrong behind this writes no line twice.
-            batch.lines = lines[written:]
+            settled, batch.lines = _surely(partial(_parted, batch.items, count, lines, written))
             del batch.items[:count]
             self._settle(settled, written)
 
@@ -273,10 +292,21 @@ class Writer:
         assert isinstance(session, Session)
         try:
             size = self._call(lambda: file.write_pieces(self._moving(session))) if file else 0
-        except SpillError as problem:
+        except OSError:
+            raise  # not now
+        except Exception as problem:
+            if not isinstance(problem, MemoryError):
+                batch.items.clear()
+                self._batches.lose(session, problem, "disk" if isinstance(problem, SpillError) else "error")
+                return
+            self._starved += 1
+            if self._starved <= MEMORY_TRIES:
+                raise
             batch.items.clear()
-            self._batches.lose(session, problem, "disk")
+            self._batches.lose(session, problem, "memory")
+            self._starved = 0
             return
+        self._starved = 0
         batch.items.clear()
         self._settle([session], size)
 
@@ -288,15 +318,15 @@ class Writer:
 
     def _settle(self, items: list[Line], written: int) -> None:
         """These are in the file (or there is none): count them, give their memory back, tell who follows."""
-        sessions = [item for item in items if isinstance(item, Session)]
+        sessions = _surely(lambda: [item for item in items if isinstance(item, Session)])
         if len(sessions) < len(items):
-            self._give_back_lines(items)
+            _surely(lambda: self._give_back_lines(items))
         if self._file:
             self._file.sessions += len(sessions)
+            _surely(partial(self._books.settle, sessions, len(items), written))
             self._file.holds([item.start if isinstance(item, Session) else item.instant for item in items])
-            self._books.settle(sessions, len(items), written)
         else:
-            self._books.settle(sessions, 0, 0)
+            _surely(partial(self._books.settle, sessions, 0, 0))
         for name, sink in self._sinks:
             try:
                 self._call(partial(sink, sessions), name)
@@ -312,10 +342,11 @@ class Writer:
 
     def _give_back_lines(self, items: list[Line]) -> None:
         """The memory of event lines, and of what the watch saw."""
+        sightings = sum([item.charge for item in items if isinstance(item, Sighting)])
         for item in items:
             if isinstance(item, Step):
                 self._books.give(item.charge, item.session.source)
-        if sightings := sum([item.charge for item in items if isinstance(item, Sighting)]):
+        if sightings:
             self._books.give_sightings(sightings)
 
     def _roll(self, problem: OSError) -> bool:
