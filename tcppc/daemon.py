@@ -25,6 +25,7 @@ from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.oversight import (
     LOOK_SECONDS,
+    CopierWatch,
     GatewayWatch,
     MemoryWatch,
     ThreadWatch,
@@ -185,6 +186,7 @@ class _Stop:
         except Exception as problem:
             sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
         sensor.books.end()
+        self._step("captures", lambda: sensor.copier.stop(self._left(0.5)))
         if keeper := sensor.keeper:
             self._step("keeper", lambda: keeper.stop(1.0))
         for path in sensor.syncer.wait(self._left(0.5)):
@@ -213,6 +215,7 @@ def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], re
     pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
     looks = [
         WriterWatch(sensor).look,
+        CopierWatch(sensor).look,
         ThreadWatch(sensor).look,
         MemoryWatch(lambda: sensor.books.held).look,
         GatewayWatch(sensor).look,

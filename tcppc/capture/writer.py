@@ -36,7 +36,7 @@ GATHER_SECONDS = 0.003
 RETRY_SECONDS = 1.0
 # The longest sleep, so that a clock that jumped is noticed.
 LONGEST_SLEEP = 1.0
-Sink = Callable[[Sequence[Session]], None]
+Sink = Callable[[Sequence[Session]], int | None]  # returns how many, from the first on, it frees itself
 
 
 class _Ended(BaseException):
@@ -297,16 +297,17 @@ class Writer:
             self._books.settle(sessions, len(items), written)
         else:
             self._books.settle(sessions, 0, 0)
+        kept = 0
         for name, sink in self._sinks:
             try:
-                self._call(partial(sink, sessions), name)
+                kept = self._call(partial(sink, sessions), name) or kept
             except Exception as problem:  # a follower's fault is its own
                 count = self._books.error(f"sink_{name}")
                 if self._seldom.due(name):
                     self._log(f"Sink {name}: {type(problem).__name__}: {problem} ({count} times so far); going on.")
         if self._intake.talkative:
             self._talk.ended(sessions, self._file is not None, self._books.open)
-        for session in sessions:
+        for session in sessions[kept:]:
             if session.stowed or session.spoken:
                 session.free()
 
