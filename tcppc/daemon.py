@@ -181,12 +181,13 @@ class _Stop:
         """True where nothing was given up."""
         sensor = self._sensor
         whole = False
+        sensor.copier.hurry()
         try:
             whole = sensor.writer.stop(self._left(0.7, 1.0))
         except Exception as problem:
             sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
         sensor.books.end()
-        self._step("captures", lambda: sensor.copier.stop(self._left(0.5)))
+        self._step("captures", lambda: sensor.copier.stop(self._left(0.7)))
         if keeper := sensor.keeper:
             self._step("keeper", lambda: keeper.stop(1.0))
         for path in sensor.syncer.wait(self._left(0.5)):

@@ -159,12 +159,38 @@ def session(charge: int = 1 << 20) -> Session:
 def test_what_waits_for_its_copy_is_bounded_by_bytes() -> None:
     books = Books(Limits(memory=256 << 20))
     copier, captures = still(books)
+    copier.hurry()
     taken = [copier.put(captures, [session() for _ in range(10)]) for _ in range(6)]
     assert taken == [10, 10, 10, (256 // MEMORY_PART) - 30, 0, 0]
     assert books.errors["captures_failed"] == 60 - 256 // MEMORY_PART
     assert copier.waiting() == 256 // MEMORY_PART
     copier.stop(0.1)
     assert books.errors["captures_failed"] == 60
+
+
+class Slow(Captures):
+    """Gets on, slowly."""
+
+    def add(self, sessions: Sequence[Session]) -> None:
+        time.sleep(0.02)
+
+
+def test_a_flood_waits_for_copies_that_get_on_and_for_none_that_hang() -> None:
+    books = Books(Limits(memory=256 << 20))
+    copier = Copier(books, lambda line: None)
+    slow = Slow("log", "single", "", Zone("UTC"), books, lambda line: None)
+    assert sum(copier.put(slow, [session(4 << 20)]) for _ in range(40)) == 40
+    copier.stop(10)
+    assert "captures_failed" not in books.errors
+    copier, captures = still(books)
+    begun = time.monotonic()
+    taken = [copier.put(captures, [session(4 << 20)]) for _ in range(40)]
+    assert sum(taken) == 256 // MEMORY_PART // 4
+    assert time.monotonic() - begun < 5
+    books.held = 200 << 20  # memory that others need
+    copier = Copier(books, lambda line: None)
+    assert sum(copier.put(slow, [session(8 << 20)]) for _ in range(12)) < 12
+    copier.stop(10)
 
 
 def test_what_waits_in_the_spill_file_is_no_source_s_and_bounded(tmp_path: Path) -> None:

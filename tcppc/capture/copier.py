@@ -24,6 +24,12 @@ from tcppc.records import Session, Stowed
 # What may wait: this part of limits.memory, 32 MiB as it is, and of limits.spill. The next one alone may be larger.
 MEMORY_PART = 8
 SPILL_PART = 4
+# Where half of it is used, the writer waits for copies that get on, so that a flood loses none: no longer than this at
+# once, not where a call takes longer than GETTING_ON_SECONDS, and only while less than this
+# part of limits.memory is used.
+WAIT_SECONDS = 1.0
+GETTING_ON_SECONDS = 0.25
+WAITING_PART = 4
 # A stop waits no longer for a call that does not return.
 PATIENCE_SECONDS = 2.0
 
@@ -51,7 +57,7 @@ class Copier:
         self._in_hand: _Some | None = None
         self._since = 0.0  # since when it is in hand (monotonic seconds)
         self._held = self._stowed = 0  # by what waits or is in hand
-        self._ending = False
+        self._hurried = self._ending = False
         self._over = False  # the stop has given up what was left
 
     def put(self, captures: Captures, sessions: Sequence[Session]) -> int:
@@ -59,6 +65,7 @@ class Copier:
         all others are the caller's still."""
         if not sessions:
             return 0
+        self._wait()
         some = self._fitting(captures, sessions)
         count = len(some.sessions)
         if count:
@@ -76,6 +83,25 @@ class Copier:
         if count < len(sessions):
             self._failed(len(sessions) - count, "room", "more sessions wait to be copied than there is room for")
         return count
+
+    def _wait(self) -> None:
+        """Let the copies come closer, where that costs nobody anything."""
+        limits, until = self._books.limits, time.monotonic() + WAIT_SECONDS
+        with self._changed:
+            while (
+                self._held > limits.memory // MEMORY_PART // 2
+                and self._books.held < limits.memory // WAITING_PART
+                and self.stuck()[0] < GETTING_ON_SECONDS
+                and not self._hurried
+                and time.monotonic() < until
+            ):
+                self._changed.wait(0.05)
+
+    def hurry(self) -> None:
+        """The stop has begun: the writer waits for no copy any more."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
 
     def _fitting(self, captures: Captures, sessions: Sequence[Session]) -> _Some:
         """The first ones, as many as there is room for: one always where none waits."""
