@@ -216,6 +216,8 @@ class Account:
         if event in OF_FILES:
             self.files.add(values, self._left_open(values["file"]))
         run.add(values)
+        if event == "stop" and run.file in self.files.of:
+            self.files.of[run.file].end(values)
 
     def _left_open(self, name: str) -> bool:
         """Is it open, or was it when the run ended that wrote to it last?"""

@@ -124,6 +124,15 @@ class File:
             self.changed.append(Finding(stamp, text, run))
         self.size = size
 
+    def end(self, values: Values) -> None:
+        """Its run stopped with it open, held up by its disk: what the last line counts is in it."""
+        if self.streamed:
+            self.stream_lines += values["lines"]
+            self.stream_bytes += values["bytes"]
+        else:
+            self.lines += values["lines"]
+            self.size += values["bytes"]
+
     def _cut(self, size: int) -> None:
         """It became shorter, and how many lines went is not known: only those that come now can be counted."""
         self.lines, self.unknown = self.earlier, size

@@ -25,6 +25,7 @@ from tcppc.netfilter.tools import RulesError
 from tcppc.notify import Notifier
 from tcppc.oversight import (
     LOOK_SECONDS,
+    CopierWatch,
     GatewayWatch,
     MemoryWatch,
     ThreadWatch,
@@ -181,11 +182,13 @@ class _Stop:
         """True where nothing was given up."""
         sensor = self._sensor
         whole = False
+        sensor.copier.hurry()
         try:
             whole = sensor.writer.stop(self._left(0.7, 1.0))
         except Exception as problem:
             sensor.log(f"Stop: writer: {type(problem).__name__}: {problem}; going on.")
         sensor.books.end(self._late)
+        self._step("captures", lambda: sensor.copier.stop(self._left(0.7)))
         if keeper := sensor.keeper:
             self._step("keeper", lambda: keeper.stop(1.0))
         for path in sensor.syncer.wait(self._left(0.5)):
@@ -214,6 +217,7 @@ def _attend(sensor: Sensor, notifier: Notifier, signals: set[signal.Signals], re
     pause = min(STATUS_SECONDS, notifier.watchdog_seconds or STATUS_SECONDS)
     looks = [
         WriterWatch(sensor).look,
+        CopierWatch(sensor).look,
         ThreadWatch(sensor).look,
         MemoryWatch(lambda: sensor.books.held).look,
         GatewayWatch(sensor).look,

@@ -65,6 +65,37 @@ class WriterWatch:
         )
 
 
+class CopierWatch:
+    """Tells that copies hang, and that they are made again."""
+
+    def __init__(self, sensor: Sensor) -> None:
+        self._sensor = sensor
+        self._since = 0.0  # since when they hang (monotonic seconds); 0: they do not
+        self._said = 0.0
+
+    def look(self) -> None:
+        sensor = self._sensor
+        seconds, where = sensor.copier.stuck()
+        now = time.monotonic()
+        if seconds < STUCK_SECONDS:
+            if self._since:
+                sensor.log(f"Writing captures again: the call had not returned for {now - self._since:.0f} s.")
+                self._since = 0.0
+                if sensor.ledger:
+                    sensor.ledger.thread("copier", True)
+            return
+        why = f"writing to captures {where} has not returned for {seconds:.0f} s"
+        if not self._since:
+            self._since, self._said = now - seconds, now
+            if sensor.ledger:
+                sensor.ledger.thread("copier", False, why)
+        elif now - self._said < SAY_AGAIN_SECONDS:
+            return
+        self._said = now
+        waiting = sensor.copier.waiting()
+        sensor.log(f"Writing captures hangs: {why}: its disk takes nothing; {waiting} sessions wait to be copied.")
+
+
 class ThreadWatch:
     """Starts helper threads that could not be started, and has the ledger tell of those that failed."""
 

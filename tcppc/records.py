@@ -85,6 +85,9 @@ class Stowed(Protocol):
 
     def free(self) -> None: ...
 
+    def disown(self) -> None:
+        """Charge it to no source any more."""
+
 
 @dataclass(slots=True, eq=False)
 class Session:

@@ -175,7 +175,7 @@ def _of_the_writer(sensor: Sensor, prepared: Prepared) -> Callable[[], None]:
     """What its own thread does between two batches. The file is closed after the new name is set: the one that is
     opened next must not be the old one again."""
     new = prepared.config
-    followers = sinks(new, sensor.books, sensor.log)
+    followers = sinks(new, sensor.books, sensor.log, sensor.copier)
 
     def adopt() -> None:
         sensor.writer.adopt(prepared.encoder, followers)

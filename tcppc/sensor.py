@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tcppc import acting, folders, metrics
 from tcppc.actions.engine import Engine
 from tcppc.capture import capabilities, limits, shorten
 from tcppc.capture.books import Books
+from tcppc.capture.copier import Copier
 from tcppc.capture.files import DataFile, fixed_folder, is_standard_output
 from tcppc.capture.intake import Intake
 from tcppc.capture.keep import Keeper
@@ -54,6 +56,7 @@ class Sensor:
     ledger: Ledger | None
     spill: Spill
     syncer: Syncer
+    copier: Copier
     tcp: list[TCPServer]
     udp: list[UDPServer]
     rules: SensorRules
@@ -81,6 +84,7 @@ class Sensor:
         said += [f"listener {_named(server)}: nobody waits there" for server in self.servers if not server.answers()]
         if self.prober:
             said += [f"listener {kind} {name}: no answer to a probe" for kind, name in self.prober.not_answering()]
+        said += [f"copier: {hangs}"] if (hangs := self._copies_hang()) else []
         return said + unwell(self.supervised())
 
     def _held_up(self) -> str:
@@ -91,15 +95,26 @@ class Sensor:
         seconds = time.monotonic() - self.writer.turned
         return f"held up for {seconds:.0f} s" if seconds >= WRITER_STUCK_SECONDS else ""
 
+    def _copies_hang(self) -> str:
+        """Why no copies are made; empty where they are."""
+        seconds, where = self.copier.stuck()
+        return (
+            f"writing to captures {where} has not returned for {seconds:.0f} s"
+            if seconds >= WRITER_STUCK_SECONDS
+            else ""
+        )
+
     def supervised(self) -> list[Supervised]:
         """Helper threads, which are started again where they fail."""
-        parts = [self.keeper, self.prober, self.metrics, *self.watches]
+        copier = self.copier if self.copier.used else None
+        parts = [self.keeper, self.prober, self.metrics, copier, *self.watches]
         found = [part.thread for part in parts if part]
         return found + (self.engine.all_threads() if self.engine else [])
 
     def threads_up(self) -> dict[str, bool]:
         """By name: does it do its work?"""
-        return {thread.name: thread.well for thread in self.supervised()} | {"writer": not self._held_up()}
+        up = {thread.name: thread.well for thread in self.supervised()} | {"writer": not self._held_up()}
+        return up | ({"copier": False} if self._copies_hang() else {})
 
     def lives(self) -> bool:
         """Would a restart not make it better? A disk that hangs, or a listener that is busy, is no reason for one, and
@@ -124,6 +139,9 @@ class Sensor:
         line = f"{self.books.open} sessions open, {accepted} accepted, {rate:.1f}/s, {self.books.recorded} recorded"
         if (seconds := self.writer.stuck()[0]) > STUCK_SECONDS:
             line += f"; WRITING HANGS for {seconds:.0f} s: nothing is recorded meanwhile"
+        seconds, where = self.copier.stuck()
+        if seconds > STUCK_SECONDS:
+            line += f"; writing to captures {where} hangs for {seconds:.0f} s: no copies meanwhile"
         if wrong := self.unwell():
             more = f" and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
             line += f"; NOT WELL: {'; '.join(wrong[:MOST_TOLD])}{more}"
@@ -134,13 +152,13 @@ def _named(server: TCPServer | UDPServer) -> str:
     return f"{'TCP' if isinstance(server, TCPServer) else 'UDP'} {server.name}"
 
 
-def sinks(config: Config, books: Books, log: Log) -> list[tuple[str, Sink]]:
+def sinks(config: Config, books: Books, log: Log, copier: Copier) -> list[tuple[str, Sink]]:
     """Who is told of each session once it is recorded."""
     found: list[tuple[str, Sink]] = []
     if config.metrics.listen:
         found.append(("metrics", books.tally))
     if captures := captures_of(config, books, log):
-        found.append(("captures", captures.add))
+        found.append(("captures", partial(copier.put, captures)))
     return found
 
 
@@ -208,8 +226,10 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
             log("The ledger of a stream has no folder: capture.state_dir takes one; none is kept.")
         file = DataFile(prepared.naming, log, keeper.closed, ledger, syncer)
     spill = Spill(folder, config.limits.spill, books, log)
+    copier = Copier(books, log)
+    followers = sinks(config, books, log, copier)
     try:
-        writer = Writer(intake, books, log, prepared.encoder, file, config.tcppc.maxFdNum, sinks(config, books, log))
+        writer = Writer(intake, books, log, prepared.encoder, file, config.tcppc.maxFdNum, followers)
     except (OSError, ValueError) as problem:
         raise StartError(
             f"Failed to set maximum number of file descriptors: {config.tcppc.maxFdNum}: {problem}"
@@ -217,7 +237,9 @@ def build(config: Config) -> tuple[Sensor, Prepared]:
     books.set_limits(config.limits, limits.sessions_possible(writer.descriptors))
     _say_settings(config, log, writer.descriptors, books.max_sessions)
     log.write(notes)
-    made = Sensor(config, log, books, intake, writer, file, keeper, ledger, spill, syncer, [], [], SensorRules(log))
+    made = Sensor(
+        config, log, books, intake, writer, file, keeper, ledger, spill, syncer, copier, [], [], SensorRules(log)
+    )
     try:
         _open(made, prepared)
     except BaseException:

@@ -300,6 +300,22 @@ def test_a_writer_that_never_came_back_leaves_its_file_open_and_its_sessions_dro
     assert "data.jsonl: 1 lines that the ledger does not tell of" in screen
 
 
+def test_what_the_last_line_of_a_held_up_run_counts_is_in_the_file_it_left_open(ledger: Ledger) -> None:
+    ledger.start()
+    ledger.close(2, event="mark")
+    ledger.add("thread", thread="writer", alive=False, why="write(2) to data.jsonl has not returned for 12 s")
+    written = ledger.data(3)
+    del written["size"]
+    ledger.add("stop", **(written | {"accepted": 10}), dropped={"stuck": 7})
+    code, screen = ledger.account()
+    assert code == 0, screen
+    assert "does not tell of" not in screen
+    ledger.file().write_bytes(ledger.file().read_bytes()[8:])
+    code, screen = ledger.account()
+    assert code == 1
+    assert "1 lines, 8 bytes are missing" in screen
+
+
 def test_a_writer_that_came_back_explains_no_line_that_is_gone(ledger: Ledger) -> None:
     ledger.start()
     ledger.add("thread", thread="writer", alive=False, why="write(2) has not returned")

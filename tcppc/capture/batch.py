@@ -7,8 +7,10 @@ stays, and is tried again in smaller batches.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tcppc.capture.books import Books
 from tcppc.capture.intake import Line
@@ -24,6 +26,25 @@ BATCH_BYTES = 4 << 20
 PIECE_CHARACTERS = 1 << 20
 # So often a line that finds no memory is tried alone before it is given up.
 MEMORY_TRIES = 30
+
+
+_T = TypeVar("_T")
+
+
+def surely(make: Callable[[], _T]) -> _T:
+    """What must not be left out for want of memory: it is tried again until there is some. `make` begins nothing that
+    it does not end."""
+    for _ in range(MEMORY_TRIES * 10):
+        try:
+            return make()
+        except MemoryError:
+            time.sleep(0.1)
+    return make()
+
+
+def parted(items: list[Line], count: int, lines: bytes, written: int) -> tuple[list[Line], bytes]:
+    """What is written of a batch, and the lines that are not."""
+    return items[:count], lines[written:]
 
 
 @dataclass(slots=True)

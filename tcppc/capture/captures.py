@@ -36,7 +36,7 @@ def before(path: str) -> str:
 
 
 class Captures:
-    """Belongs to the writer's thread. Nothing here raises.
+    """Belongs to the thread of copier.py. Nothing here raises.
 
     A log that reaches `most_bytes` (0: no bound) becomes `before(path)`, in place of the one before it.
     """
@@ -56,6 +56,8 @@ class Captures:
         self.folder = folder
         self.zone = zone
         self.most_bytes = most_bytes
+        self.at = path or folder  # the file that is written, and since when: for who looks whether that hangs
+        self.since = 0.0
         self._books = books
         self._say = say
         self._pid = os.getpid()
@@ -89,6 +91,7 @@ class Captures:
             )
 
     def _log(self, text: bytes) -> None:
+        self.at, self.since = self.path, time.monotonic()
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         fd = self._open_log()
         try:
@@ -143,10 +146,11 @@ class Captures:
     def _keep(self, sid: str, session: Session) -> None:
         if not session.count or session.proto == "udp":  # thp has no datagrams; a flood of them would be as many files
             return
+        path = os.path.join(self.folder, sid)
+        self.at, self.since = path, time.monotonic()
         os.makedirs(self.folder, mode=0o755, exist_ok=True)
         # O_EXCL: nothing that stands there is written over or followed.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        path = os.path.join(self.folder, sid)
         fd = os.open(path, flags, 0o644)
         try:
             with open(fd, "wb") as file:

@@ -1,6 +1,6 @@
 """The folder with a file a session (`files.session_dir`), held to a bound: the oldest files go.
 
-It belongs to the keeper's thread; the writer's only adds files. What is no file of a session, by its name or its kind,
+It belongs to the keeper's thread; the copier's only adds files. What is no file of a session, by its name or its kind,
 is neither counted nor removed.
 """
 

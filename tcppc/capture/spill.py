@@ -168,6 +168,11 @@ class Spill:
             self._books.unstow(room, source)
             self._give(offset, room)
 
+    def disown(self, room: int, source: Source | None) -> None:
+        """So many bytes are charged to no source any more."""
+        self._books.unstow(room, source)
+        self._books.stow(room, None, self._most)
+
 
 class Piece:
     """What one session has stowed, in order."""
@@ -198,6 +203,10 @@ class Piece:
     def free(self) -> None:
         extents, self.extents = self.extents, []
         self._spill.free(extents, self.source)
+
+    def disown(self) -> None:
+        source, self.source = self.source, None
+        self._spill.disown(sum(room for _, _, room in self.extents), source)
 
 
 def _write(fd: int, parts: list[bytes], offset: int) -> None:

@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 from tcppc.capture import shorten
-from tcppc.capture.batch import BATCH_SESSIONS, MEMORY_TRIES, Batch, Batches
+from tcppc.capture.batch import BATCH_SESSIONS, MEMORY_TRIES, Batch, Batches, parted, surely
 from tcppc.capture.books import Books
 from tcppc.capture.files import DataFile
 from tcppc.capture.intake import Event, Intake, Line
@@ -37,25 +36,7 @@ GATHER_SECONDS = 0.003
 RETRY_SECONDS = 1.0
 # The longest sleep, so that a clock that jumped is noticed.
 LONGEST_SLEEP = 1.0
-Sink = Callable[[Sequence[Session]], None]
-
-
-_T = TypeVar("_T")
-
-
-def _surely(make: Callable[[], _T]) -> _T:
-    """What must not be left out for want of memory: it is tried again until there is some. `make` begins nothing that
-    it does not end."""
-    for _ in range(MEMORY_TRIES * 10):
-        try:
-            return make()
-        except MemoryError:
-            time.sleep(0.1)
-    return make()
-
-
-def _parted(items: list[Line], count: int, lines: bytes, written: int) -> tuple[list[Line], bytes]:
-    return items[:count], lines[written:]
+Sink = Callable[[Sequence[Session]], int | None]  # returns how many, from the first on, it frees itself
 
 
 class _Ended(BaseException):
@@ -282,7 +263,7 @@ class Writer:
             written = self._call(partial(file.write, lines)) if file else len(lines)
             count = len(batch.items) if written == len(lines) else lines.count(b"\n", 0, written)
             # First they leave the batch: whatever goes wrong behind this writes no line twice.
-            settled, batch.lines = _surely(partial(_parted, batch.items, count, lines, written))
+            settled, batch.lines = surely(partial(parted, batch.items, count, lines, written))
             del batch.items[:count]
             self._settle(settled, written)
 
@@ -318,25 +299,26 @@ class Writer:
 
     def _settle(self, items: list[Line], written: int) -> None:
         """These are in the file (or there is none): count them, give their memory back, tell who follows."""
-        sessions = _surely(lambda: [item for item in items if isinstance(item, Session)])
+        sessions = surely(lambda: [item for item in items if isinstance(item, Session)])
         if len(sessions) < len(items):
-            _surely(lambda: self._give_back_lines(items))
+            surely(lambda: self._give_back_lines(items))
         if self._file:
             self._file.sessions += len(sessions)
-            _surely(partial(self._books.settle, sessions, len(items), written))
+            surely(partial(self._books.settle, sessions, len(items), written))
             self._file.holds([item.start if isinstance(item, Session) else item.instant for item in items])
         else:
-            _surely(partial(self._books.settle, sessions, 0, 0))
+            surely(partial(self._books.settle, sessions, 0, 0))
+        kept = 0
         for name, sink in self._sinks:
             try:
-                self._call(partial(sink, sessions), name)
+                kept = self._call(partial(sink, sessions), name) or kept
             except Exception as problem:  # a follower's fault is its own
                 count = self._books.error(f"sink_{name}")
                 if self._seldom.due(name):
                     self._log(f"Sink {name}: {type(problem).__name__}: {problem} ({count} times so far); going on.")
         if self._intake.talkative:
             self._talk.ended(sessions, self._file is not None, self._books.open)
-        for session in sessions:
+        for session in sessions[kept:]:
             if session.stowed or session.spoken:
                 session.free()
 
