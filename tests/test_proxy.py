@@ -217,3 +217,16 @@ def test_a_connection_that_is_refused_is_its_clients_too(trusting: Any) -> None:
     for sock in [only, *late]:
         sock.close()
     assert sensor.stop() == 0
+
+
+def test_a_load_balancer_with_many_connections_costs_no_client_its_header(trusting: Any) -> None:
+    """What all of them hold before their headers come is the load balancer's; the headers are the clients'."""
+    sensor = trusting("-q", more='[limits]\nmemory = "1MiB"\n')
+    waiting = [sensor.connect() for _ in range(300)]
+    sensor.send(b"PROXY TCP4 203.0.113.9 192.0.2.10 4711 23\r\nhello")
+    (record,) = sensor.records(1)
+    assert (record["proxy"].get("version"), record["proxy"].get("error")) == (1, None)
+    assert payload(record) == b"hello"
+    for sock in waiting:
+        sock.close()
+    assert sensor.stop() == 0

@@ -28,6 +28,7 @@ from tcppc.records import TLS, Proxy, Session, Step
 # them gets large ones.
 FIRST_READ = 2048
 LARGE_READ = 65536
+NO_MEMORY = "no memory left for the header"
 # At a session's end the kernel has no more than its receive buffer (net.ipv4.tcp_rmem); this is a bound on any.
 MOST_SWEPT_READS = 4096
 # Where bytes go that are counted only. All threads write to it, nobody reads it.
@@ -159,17 +160,17 @@ class Conversation:
 
     def _come_from(self, header: Header, record: Proxy) -> str:
         """The session is of the header's addresses, where it has any: "" or the bound that this breaks."""
-        session = self.session
+        session, bound = self.session, ""
+        if header.src:
+            session.src, session.sport, session.dst, session.dport = header.src, header.sport, header.dst, header.dport
+            bound, session.source = self._books.move(session.source, source_key(session.src), session.charge)
+        # The header is this client's: the load balancer, from whom all come, may be at its bound.
         if self._books.take(header.size, session.source, small=True):
             session.charge += header.size
             record.header = header
         else:
-            record.error = "no memory left for the header"
-            self._books.cut(self._books.scarce)
-        if not header.src:
-            return ""
-        session.src, session.sport, session.dst, session.dport = header.src, header.sport, header.dst, header.dport
-        bound, session.source = self._books.move(session.source, source_key(session.src), session.charge)
+            record.error = NO_MEMORY
+            self._books.cut(self._books.why_full(session.source, header.size))
         return bound
 
     def _listen(self, first: bytes) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tcppc.capture.conversation import NO_MEMORY
 from tests.soak.sensor import Life
 
 COMMAND_SECONDS = 1800
@@ -74,7 +75,7 @@ def record_of(values: dict[str, Any]) -> Record:
         bool(values.get("tls", {}).get("version")),
         values["id"],
         (flow["src"], flow["sport"]) if proxy else None,
-        bool(proxy and proxy.get("error")),
+        bool(proxy and proxy.get("error", NO_MEMORY) != NO_MEMORY),
         sum(map(len, behind)),
     )
 
