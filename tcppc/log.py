@@ -173,25 +173,34 @@ class Log:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                # What is being written stays in the queue until it is: so `drain` waits for it.
-                self._changed.wait_for(lambda: self._lines or self._ending)
-                if not self._lines:
-                    return
-                batch = self._block()
             try:
-                for item in batch:
-                    if isinstance(item, str):
-                        self._put(item)
-                    else:
-                        item()
-            except Exception:  # no memory, or a fault of ours: there is no other place to say it
-                self._lose(len(batch))
-            with self._changed:
-                for item in batch:
-                    self._lines.popleft()
-                    self._waiting -= len(item) if isinstance(item, str) else 0
-                self._changed.notify_all()
+                if self._turn():
+                    return
+            except MemoryError:  # not even to wait, or to look what there is: later there may be some
+                time.sleep(0.1)
+
+    def _turn(self) -> bool:
+        """Write what waits next; True at the end."""
+        with self._changed:
+            # What is being written stays in the queue until it is: so `drain` waits for it.
+            self._changed.wait_for(lambda: self._lines or self._ending)
+            if not self._lines:
+                return True
+            batch = self._block()
+        try:
+            for item in batch:
+                if isinstance(item, str):
+                    self._put(item)
+                else:
+                    item()
+        except Exception:  # no memory, or a fault of ours: there is no other place to say it
+            self._lose(len(batch))
+        with self._changed:
+            for item in batch:
+                self._lines.popleft()
+                self._waiting -= len(item) if isinstance(item, str) else 0
+            self._changed.notify_all()
+        return False
 
     def _block(self) -> list[str | Callable[[], None]]:
         """What is written next: as much as one write(2) should have."""

@@ -100,7 +100,7 @@ class Sensor:
         seconds, where = self.copier.stuck()
         return (
             f"writing to captures {where} has not returned for {seconds:.0f} s"
-            if seconds >= WRITER_STUCK_SECONDS
+            if where and seconds >= WRITER_STUCK_SECONDS
             else ""
         )
 

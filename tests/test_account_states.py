@@ -233,7 +233,8 @@ def test_bytes_that_were_missing_when_keep_bytes_removed_a_file_stay_missing(led
 def test_two_sensors_in_one_folder_are_told(start: Start, tmp_path: Path) -> None:
     first = start("-q", "--sensor", "one")
     # As on a file system without locks, where the second one is not refused.
-    unseen = "from tcppc.capture.ledger import Ledger; Ledger.claim = lambda self: None"
+    unseen = "from tcppc.capture.ledger import Ledger; Ledger.claim = lambda self: None; "
+    unseen += "import tcppc.capture.files as f; f._taken = lambda fd: True"
     second = start("-q", "--sensor", "two", patch=unseen)
     for sensor in (first, second, first):
         sensor.send(b"x")
