@@ -107,7 +107,7 @@ def _namespaces(folder: Path, janitor: Janitor) -> Place:
 
 def kernel_counters(place: Place) -> dict[str, int]:
     """What the sensor's kernel counted of datagrams since the namespace was made, both families: `no_port` came where
-    nobody listened, `buffer` found a socket's buffer full, `reassembly` are those whose fragments never came together.
+    nobody listened, `buffer` found a socket's buffer full or no memory, `reassembly` are those whose fragments never came together.
     Empty on loopback, where others are counted too."""
     if not place.namespaces:
         return {}
@@ -120,6 +120,8 @@ def kernel_counters(place: Place) -> dict[str, int]:
     found |= {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
     return {
         "no_port": found.get("Udp:NoPorts", 0) + found.get("Udp6NoPorts", 0),
-        "buffer": found.get("Udp:RcvbufErrors", 0) + found.get("Udp6RcvbufErrors", 0),
+        "buffer": sum(
+            found.get(name, 0) for name in ("Udp:RcvbufErrors", "Udp6RcvbufErrors", "Udp:MemErrors", "Udp6MemErrors")
+        ),
         "reassembly": found.get("Ip:ReasmFails", 0) + found.get("Ip6ReasmFails", 0),
     }
