@@ -107,8 +107,8 @@ def _namespaces(folder: Path, janitor: Janitor) -> Place:
 
 def kernel_counters(place: Place) -> dict[str, int]:
     """What the sensor's kernel counted of datagrams since the namespace was made, both families: `no_port` came where
-    nobody listened, `buffer` found a socket's buffer full or no memory, `reassembly` are those whose fragments never came together.
-    Empty on loopback, where others are counted too."""
+    nobody listened, `buffer` found a socket's buffer full or no memory, `reassembly` are those whose fragments never
+    came together. Empty on loopback, where others are counted too."""
     if not place.namespaces:
         return {}
     text = run(*place.sensor_prefix, "cat", "/proc/net/snmp", "/proc/net/snmp6")
