@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -28,7 +29,7 @@ class Terms:
     personas: Personas | None = None  # what is said back; None where all are silent
 
 
-class Server:
+class Server(ABC):
     """What a conversation needs of its server."""
 
     books: Books
@@ -39,10 +40,10 @@ class Server:
     log: Callable[[str], None]
 
     @property
+    @abstractmethod
     def port(self) -> int:
         """The one that is listened on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pause(self, seconds: float) -> None:
         """Wait so long; a stop ends it."""
-        raise NotImplementedError
